@@ -6,6 +6,8 @@ import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from nono_trio.api.arguments import require_texts, require_type
 from nono_trio.api.writing import (
     SessionLog,
@@ -94,8 +96,8 @@ async def serve(
             "expected rules of hosts and ports, got one with a path",
             hint="`nono-trio proxy` and `nono-trio run` take rules about paths",
         )
-    options = request.options(network)._replace(
-        grace_seconds=grace_seconds, max_connections=max_connections
+    options = replace(
+        request.options(network), grace_seconds=grace_seconds, max_connections=max_connections
     )
     token = new_token()
     listener = listen(port)

@@ -5,13 +5,15 @@ Rules of this file: every text in them is cleaned by its maker, as for a plain l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Column(NamedTuple):
+class Column(msgspec.Struct, frozen=True):
     """A column of a table.
 
     `flexible` columns give way where a terminal is narrow, down to `least`: their text is folded,
@@ -30,14 +32,14 @@ class Column(NamedTuple):
     least: int = 12
 
 
-class Facts(NamedTuple):
+class Facts(msgspec.Struct, frozen=True):
     """Labels with texts, in order; a label may repeat."""
 
     title: str
     rows: Sequence[tuple[str, str]]
 
 
-class Table(NamedTuple):
+class Table(msgspec.Struct, frozen=True):
     """Rows of cells; `more` says what was left out, for a line below."""
 
     title: str
@@ -46,7 +48,7 @@ class Table(NamedTuple):
     more: str = ""
 
 
-class Decisions(NamedTuple):
+class Decisions(msgspec.Struct, frozen=True):
     """A timeline: time, decision and the rest of each; a bare text is a line between them."""
 
     title: str

@@ -8,7 +8,7 @@ is a dataclass: one takes up to half a millisecond of every start.
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -34,7 +34,7 @@ IsolationChoice = Literal["auto", "namespace", "landlock", "seatbelt", "none"]
 Sources: TypeAlias = "dict[str, dict[str, str]]"
 
 
-class Given(NamedTuple):
+class Given(msgspec.Struct, frozen=True):
     """The click parameters of a command with what flags and environment gave them.
 
     `explicit` are the parameters that have more than their default, `also` the entries that the
@@ -46,7 +46,7 @@ class Given(NamedTuple):
     also: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
-class HostFiles(NamedTuple):
+class HostFiles(msgspec.Struct, frozen=True):
     """What one host is reached with where requests are seen: paths, and the source of the key."""
 
     ca: str | None = None
@@ -54,7 +54,7 @@ class HostFiles(NamedTuple):
     key: str | None = None
 
 
-class NetworkOptions(NamedTuple):
+class NetworkOptions(msgspec.Struct, frozen=True):
     """Host rules as given, or by a profile (`sources` says so); `proxy_port` 0 lets us choose.
 
     `upstream_proxy` is what allowed connections go through, if they don't go out directly.
@@ -84,7 +84,7 @@ class NetworkOptions(NamedTuple):
         return self.sources.get(name, {}).get(str(entry), flag_of(name))
 
 
-class AuditOptions(NamedTuple):
+class AuditOptions(msgspec.Struct, frozen=True):
     """The directory of the log, how it is written, the reference of the key that signs it, and the
     command and the witnesses that get the signed checkpoints of the ledger."""
 
@@ -97,7 +97,7 @@ class AuditOptions(NamedTuple):
     witnesses: Sequence[str] = ()
 
 
-class SessionOptions(NamedTuple):
+class SessionOptions(msgspec.Struct, frozen=True):
     """The options of `run` and `proxy`; `grace_seconds` is for open connections and for the child.
     `max_connections` is None for as many as usual.
 
@@ -112,7 +112,7 @@ class SessionOptions(NamedTuple):
     profiles: Sequence[UsedProfile] = ()
 
 
-class Limits(NamedTuple):
+class Limits(msgspec.Struct, frozen=True):
     """Resource limits of the child; None leaves the caller's own. `memory` is in bytes."""
 
     memory: int | None = None

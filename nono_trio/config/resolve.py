@@ -344,10 +344,10 @@ def _host_files(sourced: SourcedProfile, variables: Mapping[str, str]) -> dict[s
         for host, path in given.items():
             name = parse_rule_host(host).name
             files = found.get(name, HostFiles())
-            found[name] = files._replace(**{part: expand(path, variables)})
+            found[name] = replace(files, **{part: expand(path, variables)})
     for host, source in network.client_key.items():
         name = parse_rule_host(host).name
-        found[name] = found.get(name, HostFiles())._replace(key=source)
+        found[name] = replace(found.get(name, HostFiles()), key=source)
     return found
 
 

@@ -44,7 +44,9 @@ LOAD_LAUNCHER = (
     " spec.loader.exec_module(package)"
 )
 RUN_LAUNCHER = "from nono_trio_launcher.main import main; main(int(sys.argv[1]))"
-BOOTSTRAP = f"{LOAD_LAUNCHER}; {RUN_LAUNCHER}"
+# `main` collects again. Modules are no garbage, and each of the launcher's forks would copy what a
+# collection touches.
+BOOTSTRAP = f"import gc; gc.disable(); {LOAD_LAUNCHER}; {RUN_LAUNCHER}"
 LAUNCHER_DIRECTORY = str(Path(__file__).resolve().parent / "launcher")
 
 

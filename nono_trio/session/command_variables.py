@@ -7,7 +7,9 @@ trust/.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.core.policy.variables import inherit
 from nono_trio.session.denials_file import VARIABLE as DENIALS_VARIABLE
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from nono_trio.session.run_resources import RunResources
 
 
-class CommandVariables(NamedTuple):
+class CommandVariables(msgspec.Struct, frozen=True):
     """The command's environment; `before_home` names the user's home where the cage has its own."""
 
     inherited: Inherited

@@ -7,7 +7,9 @@ would do. A kernel that can't hold the plan is refused here too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.errors import CageFailed
 from nono_trio.posix.paths import ON_MACOS, home_directory
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.launcher.cage_plan import Isolation
 
 
-class PlannedProgram(NamedTuple):
+class PlannedProgram(msgspec.Struct, frozen=True):
     """The program to run and the files of its cage.
 
     `links` are symlinks on the way to it, which a mount view must have; `library` is nono-py's

@@ -7,6 +7,7 @@ record one more fact, add a field to SessionPolicy (core/log/policy_json.py) and
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from nono_trio.session.prepare import PreparedRun
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_LARGEST = 1 << 20  # bytes of one of our files; fifty times what the largest has
 
 
 def run_policy(options: RunOptions, run: PreparedRun) -> SessionPolicy:
@@ -203,18 +205,29 @@ def _user_name() -> str:
 def package_digest() -> str | None:
     """SHA-256 (hex) over the names, lengths and bytes of our own files; None if unreadable.
 
-    Some 3 ms for 180 files: computed while the launcher builds the cage.
+    Some 7 ms for 640 files: computed while the launcher builds the cage.
     """
-    hasher = hashlib.sha256()
+    hasher, room = hashlib.sha256(), memoryview(bytearray(_LARGEST))
     try:
         for name, path in sorted(_package_files(str(_PACKAGE), "")):
-            with open(path, "rb", buffering=0) as file:
-                data = file.read()
-            hasher.update(f"{name}\0{len(data)}\0".encode())
-            hasher.update(data)
+            size = _read(path, room)
+            hasher.update(f"{name}\0{size}\0".encode())
+            hasher.update(room[:size])
     except OSError:
         return None
     return hasher.hexdigest()
+
+
+def _read(path: str, room: memoryview) -> int:
+    """Read a file into `room` and return its size: for 640 files, Python's own take 2 ms more."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.readv(descriptor, [room])
+        if size == len(room):
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        return size
+    finally:
+        os.close(descriptor)
 
 
 def _package_files(directory: str, prefix: str) -> Iterator[tuple[str, str]]:

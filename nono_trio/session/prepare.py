@@ -7,7 +7,9 @@ rules, grants, a command that is missing or that the cage could not read.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.core.policy.cage_names import no_proxy
 from nono_trio.core.policy.network_policy import Policy
@@ -64,7 +66,7 @@ if TYPE_CHECKING:
 LAUNCHERS_MARGIN = 1.0
 
 
-class PreparedRun(NamedTuple):
+class PreparedRun(msgspec.Struct, frozen=True):
     """A run whose every part was accepted; `resources` are to be closed at its end."""
 
     plan: CagePlan
@@ -218,7 +220,7 @@ def _open_credentials(
     return open_credentials(credentials, options.environment, opened, route)
 
 
-class _Parts(NamedTuple):
+class _Parts(msgspec.Struct, frozen=True):
     """The parts of a run that the plan, its enforcement and the warnings are made of.
 
     `why_unbrokered` is None if the supervisor can decide system calls of the command.

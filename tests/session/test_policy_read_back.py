@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tomllib
 from typing import TYPE_CHECKING
 
 from harness import PYTHON_GRANTS, allow, free_port
+from installation import PACKAGE
+
+from nono_trio.session.policy_facts import package_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from harness import Origin, Sessions
+
+
+def test_the_digest_covers_the_name_and_bytes_of_each_file_of_ours() -> None:
+    hasher = hashlib.sha256()
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    for name, path in sorted((str(path.relative_to(PACKAGE)), path) for path in files):
+        data = path.read_bytes()
+        hasher.update(f"{name}\0{len(data)}\0".encode() + data)
+    assert package_digest() == hasher.hexdigest()
 
 
 def test_a_session_tells_what_it_was_allowed(

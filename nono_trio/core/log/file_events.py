@@ -6,7 +6,9 @@ decided: the view of the file system, which does not show the path.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import msgspec
 
 from nono_trio.core.log.nono_events import (
     CapabilityDecision,
@@ -116,7 +118,7 @@ def access_word(access: str) -> str:
     return "create" if access == "Write" else "read"
 
 
-class DeniedEntry(NamedTuple):
+class DeniedEntry(msgspec.Struct, frozen=True):
     """The content of a record of the view; `path` is MORE_FILES where it counts many."""
 
     path: str

@@ -6,7 +6,9 @@ taken for a script; then nothing is found.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.core.late import late_pattern
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class _Options(NamedTuple):
+class _Options(msgspec.Struct, frozen=True):
     """Options before a script: those that stand alone, and those whose value is the next word."""
 
     alone: re.Pattern[str]

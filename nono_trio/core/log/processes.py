@@ -8,7 +8,7 @@ is not known is null, never a guess. A line may come after its record. Its key o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -132,7 +132,7 @@ class Found(msgspec.Struct, frozen=True):
         return b"".join([holder.line(sequence) for holder in self.holders])
 
 
-class Sought(NamedTuple):
+class Sought(msgspec.Struct, frozen=True):
     """A socket that is open; a longer look is needed to find its holder."""
 
     ends: Endpoints

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+import msgspec
 
 from nono_trio.core.net.endpoints import Endpoints
 
@@ -24,7 +26,7 @@ _SHORT: Final = struct.Struct("!H")
 _UNKNOWN: Final = "IP"
 
 
-class _End(NamedTuple):
+class _End(msgspec.Struct, frozen=True):
     """Where the headers have one of the two ends of a packet; `port` from the transport's on."""
 
     ipv4: slice
@@ -36,7 +38,7 @@ _SOURCE: Final = _End(slice(12, 16), slice(8, 24), 0)
 _DESTINATION: Final = _End(slice(16, 20), slice(24, 40), 2)
 
 
-class Attempt(NamedTuple):
+class Attempt(msgspec.Struct, frozen=True):
     """One end of a packet; `port` is None if the packet is cut before it."""
 
     address: IPv4Address | IPv6Address

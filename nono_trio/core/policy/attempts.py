@@ -25,7 +25,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -68,7 +68,7 @@ _SUPPRESSED_CODES: Final = frozenset({
 _UNRECORDED_CODES: Final = frozenset({DenialCode.UNANSWERED_MORE, DenialCode.UNRECORDED})
 
 
-class Decided(NamedTuple):
+class Decided(msgspec.Struct, frozen=True):
     """Numbers of attempts by outcome."""
 
     allowed: int

@@ -16,7 +16,7 @@ Rules of this file:
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 import trio
@@ -113,7 +113,7 @@ class DenialThrottle:
                 await self._recorder.record(about_many(reason).event(self._now_ms()))
 
 
-class Suppressed(NamedTuple):
+class Suppressed(msgspec.Struct, frozen=True):
     """Numbers of denials that no record has counted: keys that may make a run fail and have no
     record at all, and the rest."""
 

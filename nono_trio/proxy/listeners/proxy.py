@@ -15,8 +15,9 @@ import socket
 import sys
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import msgspec
 import trio
 
 from nono_trio.core.log.events import Network
@@ -350,7 +351,7 @@ def _authorizer(policy: Policy, token: Token, routes: Sequence[HeldRoute]) -> Re
     return RouteAuthorizer(policy, token, routes)
 
 
-class _Accepting(NamedTuple):
+class _Accepting(msgspec.Struct, frozen=True):
     """A listener and what its connections get. `is_commands`: no other program reaches it."""
 
     listener: socket.socket

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
+from msgspec.structs import replace
 
 from nono_trio.core.log.processes import UNKNOWN, Found
 from nono_trio.sandbox.attribution.description import FileHashes, Looked, look_at
@@ -136,7 +137,7 @@ class Attribution(ABC):
         """As `look_at`, with the arguments that lines have."""
         looked = look_at(directory, image, self._hashes)
         argv = None if looked.argv is None else [*map(self._shown, looked.argv)]
-        return looked._replace(argv=argv)
+        return replace(looked, argv=argv)
 
     def _describe(self, program: Program, look: Callable[[], Looked]) -> bool:
         """Have a program described by `look`, in a thread; False if there is no room for it."""

@@ -15,7 +15,9 @@ import os
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.core.log.processes import shown_argv
 from nono_trio.sandbox.attribution.file_system import may_hang
@@ -39,7 +41,7 @@ _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SETTLED_SECONDS: Final = 2.0
 
 
-class Looked(NamedTuple):
+class Looked(msgspec.Struct, frozen=True):
     """The arguments of a program, and its hash if that was known. Otherwise `file` is open as a
     place; it is -1 if there is nothing to hash."""
 

@@ -12,7 +12,9 @@ import errno
 import os
 import re
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.core.late import late_pattern
 from nono_trio.sandbox.broker import file_calls, seccomp_notify
@@ -34,7 +36,7 @@ _SELF: Final = late_pattern(rb"/(proc/self|proc/thread-self|dev/fd)(?=/|$)")
 _FILE_CAPABILITIES: Final = 0b11111
 
 
-class Caller(NamedTuple):
+class Caller(msgspec.Struct, frozen=True):
     """A thread that waits for its call, with the ids that its file accesses have.
 
     `thread` is its id in our PID namespace. `elsewhere`: it has mounts of its own, so its paths

@@ -11,7 +11,9 @@ import contextlib
 import ctypes
 import errno
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,7 +86,7 @@ def watch(inotify: int, held: int, mask: int) -> int:
     return _checked(_libc.inotify_add_watch(inotify, by_hold(held), ctypes.c_uint32(mask)))
 
 
-class FileRights(NamedTuple):
+class FileRights(msgspec.Struct, frozen=True):
     """The ids and the capability mask that the kernel checks when a thread uses a file."""
 
     uid: int

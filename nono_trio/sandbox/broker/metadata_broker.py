@@ -19,7 +19,7 @@ import stat
 import struct
 from contextlib import ExitStack
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -46,7 +46,7 @@ _CHANGEABLE: Final = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK, stat.S_ISFIFO, s
 MOST_REMEMBERED: Final = 3  # refused paths in the final note; the others are only counted
 
 
-class _Call(NamedTuple):
+class _Call(msgspec.Struct, frozen=True):
     """The positions of a call's file arguments, and whether it follows a last symlink."""
 
     action: str

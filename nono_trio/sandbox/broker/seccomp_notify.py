@@ -13,7 +13,9 @@ import errno
 import fcntl
 import os
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio.sandbox.launcher.linux import syscalls
 
@@ -33,7 +35,7 @@ _YAMA_ADMIN_ONLY = 2  # from this ptrace_scope on, being the parent does not suf
 _CAP_SYS_PTRACE = 19
 
 
-class Notification(NamedTuple):
+class Notification(msgspec.Struct, frozen=True):
     """A waiting call; `thread` is the caller's id in our PID namespace."""
 
     identity: int
@@ -42,7 +44,7 @@ class Notification(NamedTuple):
     arguments: tuple[int, ...]
 
 
-class Returned(NamedTuple):
+class Returned(msgspec.Struct, frozen=True):
     """The return value of a performed call, if it is not 0."""
 
     value: int

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import site
 import sys
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 import nono_trio
 from nono_trio import startup
@@ -29,7 +31,7 @@ _SITE_NAMES = frozenset({"site-packages", "dist-packages"})
 _CUSTOMIZED = ("sitecustomize", "usercustomize")
 
 
-class CodePlace(NamedTuple):
+class CodePlace(msgspec.Struct, frozen=True):
     """A path that no command may change.
 
     `whole`: with everything below it; `names`: a directory whose own names must not change;

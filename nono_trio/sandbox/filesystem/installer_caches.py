@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,7 +22,7 @@ _CONDA_HOMES = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromam
 _CONDA_PROGRAMS = ("conda", "mamba", "micromamba")
 
 
-class Cache(NamedTuple):
+class Cache(msgspec.Struct, frozen=True):
     """A cache (absolute path), its installer, and the names of the program that makes it."""
 
     path: str

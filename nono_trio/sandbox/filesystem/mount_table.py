@@ -8,7 +8,9 @@ table each directory has one path.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.core.late import late_pattern
 from nono_trio.posix.paths import ancestors, identity, is_in, relative
@@ -20,7 +22,7 @@ MOUNTS: Final = "/proc/self/mountinfo"
 _ESCAPED: Final = late_pattern(r"\\([0-7]{3})")  # blanks and backslashes
 
 
-class Mount(NamedTuple):
+class Mount(msgspec.Struct, frozen=True):
     """One mount: the file system's device, the directory of it, and the mount point."""
 
     device: str

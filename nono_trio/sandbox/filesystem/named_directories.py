@@ -1,6 +1,7 @@
 """Directories and files from which the caller's variables make programs load code.
 
 They must not be granted for writing. An interpreter that starts with such a variable loads code
+import msgspec
 from there before our first statement; so will the next nono-trio command. The caged command does
 not get these variables, so unsetting them has no cost.
 """
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from nono_trio import startup
 from nono_trio.errors import UsageError
@@ -29,7 +32,7 @@ _LISTS = {
 _LIBRARIES = frozenset({"LD_PRELOAD", "LD_AUDIT"})  # without a slash the loader searches elsewhere
 
 
-class Named(NamedTuple):
+class Named(msgspec.Struct, frozen=True):
     """A path (absolute, as named), its variable, and whether Python searches modules in it."""
 
     path: str

@@ -6,12 +6,14 @@ sockets. The macOS side has not been tested on a Mac.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from nono_trio.posix.paths import ON_MACOS
 
 
-class SystemPaths(NamedTuple):
+class SystemPaths(msgspec.Struct, frozen=True):
     """`replaced` are prefixes of paths; `too_wide` are exact paths, without those below them."""
 
     deny_groups: tuple[str, ...]

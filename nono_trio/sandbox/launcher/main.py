@@ -9,6 +9,7 @@ event loop.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -24,6 +25,8 @@ else:
 
 def main(control_descriptor: int) -> NoReturn:
     """Run the launch with the supervisor at the other end of `control_descriptor`."""
+    gc.freeze()
+    gc.enable()
     control = socket.socket(fileno=control_descriptor)
     control.set_inheritable(False)
     ignored = take_signals()

@@ -24,7 +24,6 @@ from . import syscalls
 from .namespaces import LISTEN_BACKLOG, LOOPBACK, raise_loopback
 from .netlink import Netlink
 from .packet_capture import CAPTURE, refused_packets
-from .tproxy import listen_on_every_port, masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,6 +55,8 @@ class OuterNetwork:
         listened = [*ports, DNS_PORT]
         networks: list[tuple[bytes, bytes]] = []
         if every_port_networks:
+            from .tproxy import listen_on_every_port, masked  # late: few kernels have it
+
             every_port = listen_on_every_port(every_port_networks, listened)
             self.sockets |= every_port
             listened += {sock.getsockname()[1] for sock in every_port.values()}
