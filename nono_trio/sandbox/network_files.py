@@ -17,7 +17,7 @@ from nono_trio.sandbox.launcher.cage_plan import CageGrant, MountOp
 from nono_trio.sandbox.launcher.symlinks import follow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from nono_trio.sandbox.build_plan import CageFiles
     from nono_trio.sandbox.filesystem.plan import FilePlan
@@ -43,7 +43,8 @@ def network_texts(hosts: str, *, transparent: bool, granted: Iterable[str]) -> d
 
 def with_network_texts(caged: CageFiles, texts: Mapping[str, str]) -> CageFiles:
     """Return `caged` with the `texts` that can be shown, in place of the host's files."""
-    shown = {path: text for path, text in texts.items() if _can_show(path, caged)}
+    binds = [os.path.realpath(one.path) for one in caged.mounts if one.kind == "bind"]
+    shown = {path: text for path, text in texts.items() if _can_show(path, binds)}
     own = {path: CageGrant(path, "read", is_file=True) for path in shown}
     grants = [own.get(grant.path, grant) for grant in caged.grants]
     known = {grant.path for grant in grants}
@@ -74,17 +75,16 @@ def names_warnings(*, asks_loopback: bool) -> list[str]:
     ]
 
 
-def _can_show(path: str, caged: CageFiles) -> bool:
-    """Tell whether a file to mount on exists or can be made; never in a directory of the host."""
-    if not _is_shown(os.path.dirname(path), caged) or os.path.isfile(path):
+def _can_show(path: str, binds: Sequence[str]) -> bool:
+    """Tell whether a file to mount on exists or can be made; never in a directory of the host,
+    which the cage has at `binds`."""
+    if not _is_shown(os.path.dirname(path), binds) or os.path.isfile(path):
         return True
     real = follow(path).real
-    return not os.path.lexists(real) and not _is_shown(os.path.dirname(real), caged)
+    return not os.path.lexists(real) and not _is_shown(os.path.dirname(real), binds)
 
 
-def _is_shown(directory: str, caged: CageFiles) -> bool:
+def _is_shown(directory: str, binds: Sequence[str]) -> bool:
     """Tell whether the cage shows a directory of the host."""
     real = os.path.realpath(directory)
-    return any(
-        one.kind == "bind" and is_in(real, os.path.realpath(one.path)) for one in caged.mounts
-    )
+    return any(is_in(real, path) for path in binds)
