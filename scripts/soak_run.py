@@ -4,9 +4,10 @@
 
 The load, each kind by threads of its own in bursts: CONNECT, plain requests with and without
 keep-alive, denied ones, transfers of 1 MiB both ways, intercepted TLS. Sampled are the resident
-memory, the descriptors and the threads of the proxy's process, and the time from CONNECT to its
-answer on new connections, which holds the loop's lag. DIRECTORY gets soak.csv and soak.svg. At the
-end the proxy is asked to end, and its log is verified. The exit code is 1 if anything grew.
+memory, the descriptors and the threads of the proxy's process, its tasks and the CPU time of a turn
+of its loop (soak_watched.py), and the time from CONNECT to its answer on new connections. DIRECTORY
+gets soak.csv and soak.svg. At the end the proxy is asked to end, and its log is verified. The exit
+code is 1 if anything grew.
 Needs a C compiler.
 """
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -29,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from bench_load import (
     DENIED_TARGET,
-    NONO_TRIO,
+    SCRIPTS,
     BenchmarkFailed,
     build_tools,
     environment,
@@ -146,14 +149,24 @@ def _basic(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def sample(pid: int) -> tuple[float, float, float]:
-    """Resident MB, descriptors, threads of a process."""
+def sample(pid: int, watched: Path) -> tuple[float, ...]:
+    """Resident MB, descriptors, threads, tasks of a process, and the turns of its loop."""
+    watched.unlink(missing_ok=True)
+    os.kill(pid, signal.SIGCONT)
+    ends = time.monotonic() + BOUND
+    while not watched.exists():
+        if time.monotonic() > ends:
+            raise BenchmarkFailed("the loop says nothing")
+        time.sleep(0.01)
+    loop = json.loads(watched.read_text())
     process = Path(f"/proc/{pid}")
     for line in (process / "status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             resident = int(line.split()[1]) * 1024 / 1e6
     descriptors = len([*(process / "fd").iterdir()])
-    return resident, float(descriptors), float(len([*(process / "task").iterdir()]))
+    threads = len([*(process / "task").iterdir()])
+    counts = map(float, (descriptors, threads, loop["tasks"]))
+    return resident, *counts, loop["p99"], loop["most"]
 
 
 def soak(directory: Path, minutes: float, every: float) -> tuple[list[Sample], Soak, Path]:
@@ -163,9 +176,11 @@ def soak(directory: Path, minutes: float, every: float) -> tuple[list[Sample], S
     with ExitStack() as stack:
         plain = stack.enter_context(origin(directory))
         tls = stack.enter_context(tls_origin(directory / "tls"))
+        watched = directory / "watched.json"
         command = [
-            NONO_TRIO, "proxy", "--allow-domain", "127.0.0.1:*", "--allow-domain",
-            f"{INTERCEPTED}:{tls.port}", "--intercept", INTERCEPTED, "--upstream-ca", tls.ca_file,
+            sys.executable, SCRIPTS / "soak_watched.py", watched, "proxy",
+            "--allow-domain", "127.0.0.1:*", "--allow-domain", f"{INTERCEPTED}:{tls.port}",
+            "--intercept", INTERCEPTED, "--upstream-ca", tls.ca_file,
         ]  # fmt: skip
         pid, line = stack.enter_context(running(command, env=environment(directory / "state")))
         load = Soak(directory, json.loads(line), plain, tls.port)
@@ -173,7 +188,7 @@ def soak(directory: Path, minutes: float, every: float) -> tuple[list[Sample], S
         began = time.monotonic()
         try:
             while (seconds := time.monotonic() - began) < minutes * 60:
-                samples.append((seconds, *sample(pid), load.probe()))
+                samples.append((seconds, *sample(pid, watched), load.probe()))
                 time.sleep(every)
         finally:
             load.end()

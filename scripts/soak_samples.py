@@ -38,6 +38,9 @@ FIGURES: Final = (
     Figure("resident", "MB", 0.03, 0.5),
     Figure("descriptors", "", 0.0, 4.0),
     Figure("threads", "", 0.0, 1.5),
+    Figure("tasks", "", 0.0, 4.0),
+    Figure("turn p99", "ms", 0.5, 2.0),
+    Figure("turn most", "ms", 0.5, 10.0),
     Figure("p50", "ms", 0.5, 2.0),
 )
 Sample = tuple[float, ...]  # seconds since the start, then a value for each figure
