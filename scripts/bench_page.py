@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _BAR, _LINE, _LABELS, _PLOT = 14, 24, 330, 420  # pixels: height of bar and line, widths
 _TOP: Final = 28
 PEERS: Final = "peers"
+_MOST_PLOTTED: Final = 20  # a larger ratio would make all other bars too short to read
 _STYLE: Final = (
     "text{font:13px sans-serif;fill:#555}.bar{fill:#4c78a8}.one{stroke:#888}"
     ".spread{stroke:#222}.aim{stroke:#d62728;stroke-width:2}"
@@ -31,7 +32,8 @@ _STYLE: Final = (
 def write_page(page: Path, part: str, rows: Sequence[Row]) -> None:
     """Write the rows that have a ratio or an aim; raises ValueError if the page has no marks."""
     shown = [row for row in rows if row.ratios or row.aim is not None]
-    _replace(page, part, as_markdown(shown), as_svg([row for row in shown if row.ratios]))
+    plotted = [row for row in shown if row.ratios and median(row.ratios) <= _MOST_PLOTTED]
+    _replace(page, part, as_markdown(shown), as_svg(plotted))
 
 
 def write_peers(page: Path, rows: Sequence[Row]) -> None:
