@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio.errors import AuditLost
 from nono_trio.proxy.upstream.interfaces import DialFailed, ResolveFailed
+from nono_trio.steps import become_task, stepwise
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -30,9 +31,11 @@ class MemoryRecorder:
         self.left: list[Payload] = []
         self.before_commit: Callable[[NetworkEvent], Awaitable[None]] | None = None
 
+    @stepwise
     async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
         """Append `event`; its place is its sequence. No checkpoint unless the hook has one."""
         if self.before_commit is not None:
+            await become_task()
             await self.before_commit(event)
         self.events.append(event)
         self.origins.append(origin)
@@ -55,6 +58,7 @@ class FailingRecorder(MemoryRecorder):
         self._good = good
         self._error = error or AuditLost("no space left on device")
 
+    @stepwise
     async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
         """Append `event`, or raise."""
         if len(self.events) >= self._good:
@@ -101,6 +105,7 @@ class LoopbackDialler:
         self.port = port
         self.dialled: list[tuple[str, int]] = []
 
+    @stepwise
     async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:
         """Connect to the loopback port, as if it were the first of `addresses`. No checkpoint."""
         self.dialled += [(one.address, one.port) for one in addresses]

@@ -29,12 +29,14 @@ from nono_trio.proxy.transport.tunnel import Tunnel
 from nono_trio.proxy.upstream.interfaces import DialFailed
 from nono_trio.proxy.upstream.proxy_chain import ProxyChain, ProxyRejected
 from nono_trio.proxy.upstream.resolver import AddressDenied, AddressResolver
+from nono_trio.steps import become_task, in_task_unless_stepwise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from nono_trio.audit.write.recorder import RecordsDecisions
-    from nono_trio.core.log.events import ClosedBy
+    from nono_trio.core.log.events import ClosedBy, NetworkEvent
+    from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.proxy.access.authorizer import Authorizer
     from nono_trio.proxy.access.decision import Decision
@@ -56,6 +58,11 @@ FULL: Final = Refusal(
     "close connections that are not in use; --max-connections lets the proxy serve more",
 )
 BUSY: Final = Refusal(503, format_reason(DenialCode.AUDIT_BUSY), "try again")
+
+
+async def never_made(_event: NetworkEvent, _origin: RecordOrigin | None) -> int:
+    """The place of `ProxyContext.record` until that is made."""
+    raise AssertionError
 
 
 class ProxyContext(msgspec.Struct):
@@ -81,6 +88,12 @@ class ProxyContext(msgspec.Struct):
     """None for a session without credentials."""
     closing: bool = False
     """No connection is accepted any more, so none is kept for another request."""
+    record: Callable[[NetworkEvent, RecordOrigin | None], Awaitable[int]] = never_made
+    """As the recorder's, for a connection that may have no task yet. So is `dialler`."""
+
+    def __post_init__(self) -> None:
+        self.dialler = in_task_unless_stepwise(self.dialler)
+        self.record = in_task_unless_stepwise(self.recorder.record)
 
     def route(self, decision: Decision) -> Decision:
         """An allowed decision with the upstream proxy that the host is reached through, if any."""
@@ -194,7 +207,7 @@ class ConnectionHandler(ABC):
         self._has_recorded = True
         now, credentials = proxy.now(), proxy.credentials
         event = decision.event(now) if credentials is None else credentials.event(decision, now)
-        return Recorded(decision, await proxy.recorder.record(event, self._client.origin))
+        return Recorded(decision, await proxy.record(event, self._client.origin))
 
     async def _connect(self, recorded: Recorded, *, for_tunnel: bool = True) -> Upstream:
         """Look up, check and dial an allowed host, or have the upstream proxy do so.
@@ -213,8 +226,10 @@ class ConnectionHandler(ABC):
             if chain is None:
                 sock, address = await self._proxy.dialler(found.addresses)
             elif for_tunnel:
+                await become_task()
                 sock, address, early = await chain.tunnel(host, port)
             else:
+                await become_task()
                 sock, address = await chain.connect()
         except ProxyRejected as rejected:
             refusal = Refusal(502, rejected.reason, rejected.hint, "external_proxy_rejected")
@@ -275,6 +290,7 @@ class ConnectionHandler(ABC):
         interception = self._proxy.interception
         if interception is None:
             raise AssertionError("nothing is intercepted")
+        await become_task()
         upstream = await self._connect(recorded)
         host, port = recorded.decision.destination
         is_done = False

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.watchdog import AppendWatchdog
     from nono_trio.core.log.events import NetworkEvent
     from nono_trio.core.log.processes import Found
-    from nono_trio.proxy.listeners.proxy import Admits
+    from nono_trio.proxy.listeners.accepting import Admits
     from nono_trio.sandbox.attribution.attribution import Attribution
     from nono_trio.sandbox.cage import ChildEnded
     from nono_trio.sandbox.spawn import Launched

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.access.route_authorizer import HeldRoute
     from nono_trio.proxy.credentials.credentials import Credentials
-    from nono_trio.proxy.listeners.proxy import Admits
+    from nono_trio.proxy.listeners.accepting import Admits
     from nono_trio.session.credentials.table import SessionCredentials
     from nono_trio.session.shutdown import Shutdown
     from nono_trio.session.tokens.captured_logins import SessionLogins

@@ -1,14 +1,17 @@
 """A trio instrument that cancels, or makes an await raise, at the n-th await of a session's tasks.
 
 An await is counted when a task of the product has parked at it and can be aborted. Only there does
-trio deliver a cancellation, so a fault loses nothing that was delivered already.
+trio deliver a cancellation, so a fault loses nothing that was delivered already. A connection that
+goes on in steps of a task counts as a task of its own.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
+
+from nono_trio.steps import Stepped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,20 +38,57 @@ class AwaitFault(trio.abc.Instrument):
     def has_fired(self) -> bool:
         return bool(self.place)
 
+    def before_run(self) -> None:
+        """Have the waits of what goes on in steps counted, too."""
+        fault, step = self, Stepped.step
+        self._step = step
+
+        def counted(one: Stepped, error: Exception | None = None) -> bool:
+            waits = step(one, error)
+            if waits and fault._counts(STEPS) and fault._is_next(STEPS):
+                fault._note(STEPS, awaited(one.coroutine))
+                if fault.cancel is None:
+                    return step(one, Injected())
+                fault.cancel()
+            return waits
+
+        Stepped.step = counted
+
+    def after_run(self) -> None:
+        Stepped.step = self._step
+
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if not self.is_armed or self.has_fired or task._abort_func is None:
-            return
-        if not self._counts(task.name):
-            return
-        self._left -= 1
-        if self._left >= 0:
+        if task._abort_func is None or not self._counts(task.name) or not self._is_next(task.name):
             return
         frames = [frame.f_code.co_qualname for frame, _ in task.iter_await_frames()]
-        self.place = f"{task.name}: {' '.join(frames[-4:])}"
+        self._note(task.name, frames)
         if self.cancel is not None:
             self.cancel()
         else:
             task._attempt_abort(_fail)
+
+    def _is_next(self, name: str) -> bool:
+        if not self.is_armed or self.has_fired:
+            return False
+        self._left -= 1
+        return self._left < 0
+
+    def _note(self, name: str, frames: list[str]) -> None:
+        shown = [name for name in frames if name not in PLUMBING]
+        self.place = f"{name}: {' '.join(shown[-4:])}"
+
+
+STEPS = "nono_trio.steps"
+PLUMBING = ("suspend", "Stepped.wait")
+
+
+def awaited(body: Any) -> list[str]:
+    """The functions that a coroutine waits in, the innermost last."""
+    names = []
+    while (code := getattr(body, "cr_code", None)) is not None:
+        names.append(code.co_qualname)
+        body = body.cr_await
+    return names
 
 
 def _fail() -> NoReturn:

@@ -14,6 +14,7 @@ import trio
 
 from nono_trio.core.log.events import Network
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
+from nono_trio.steps import become_task, resume, sleeper, stepwise, suspend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.log.events import Flow, NetworkEvent, Payload
     from nono_trio.core.log.processes import Found, RecordOrigin, Sought
+    from nono_trio.steps import Stepped
 
 AuditMode = Literal["strict", "best-effort"]
 AuditSync = Literal["always", "interval", "never"]
@@ -39,13 +41,13 @@ NOT_RECORDED = -1
 
 
 class Pending:
-    """One event on its way to the log, and the task that waits for it.
+    """One event on its way to the log, and who waits for it.
 
     A one-shot event of our own instead of a `trio.Event`: every request passes here, and the
     parking lot of an Event costs more than the rest of the call.
     """
 
-    __slots__ = ("_task", "described", "error", "found", "origin", "payload", "sequence")
+    __slots__ = ("_producer", "described", "error", "found", "origin", "payload", "sequence")
 
     def __init__(self, payload: Payload, origin: RecordOrigin | None = None) -> None:
         self.payload = payload
@@ -54,13 +56,13 @@ class Pending:
         self.described: trio.Event | None = None
         self.sequence: int | None = None
         self.error: Exception | None = None
-        self._task: trio.lowlevel.Task | None = None
+        self._producer: Stepped | trio.lowlevel.Task | None = None
 
     async def committed(self) -> int:
         """Wait for the writer's answer. If cancelled, the event may still be recorded."""
         if self.sequence is None and self.error is None:
-            self._task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._forget)
+            producer = self._producer = sleeper()
+            await suspend(producer, self._forget)
         if self.error is not None:
             raise self.error
         if self.sequence is None:
@@ -78,12 +80,12 @@ class Pending:
         self._wake()
 
     def _wake(self) -> None:
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-            self._task = None
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            resume(producer)
 
     def _forget(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._task = None
+        self._producer = None
         return trio.lowlevel.Abort.SUCCEEDED
 
 
@@ -142,6 +144,7 @@ class Recorder:
         self._waiting_lines: list[bytes] = []  # bounded by who describes programs
         self._searched: list[Pending] = []  # bounded by who searches
 
+    @stepwise
     async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
         """Commit one network decision; return its sequence (best-effort: or NOT_RECORDED).
 
@@ -157,6 +160,7 @@ class Recorder:
             return NOT_RECORDED
         sequence = await pending.committed()
         if pending.described is not None:
+            await become_task()
             with trio.move_on_after(DESCRIBED_SECONDS):
                 await self._described(pending)
         return sequence
@@ -193,6 +197,7 @@ class Recorder:
         if self._mode == "best-effort":
             self.lost_to_full_queue += 1
             return False
+        await become_task()
         with trio.move_on_after(QUEUE_SECONDS) as waiting:
             try:
                 await self._send.send(pending)

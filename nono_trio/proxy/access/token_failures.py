@@ -27,6 +27,7 @@ from nono_trio.core.log.notices import CHALLENGES_TARGET
 from nono_trio.core.policy.reasons import DenialCode, format_reason, format_suppressed
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.access.decision import Decision, Refusal, host_denied
+from nono_trio.steps import become_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,7 @@ class TokenFailures:
 
         Raises AuditBusy, AuditLost and SessionSealed: then, and if cancelled, it stays counted.
         """
+        await become_task()
         async with self._recording:
             if self._is_due:
                 more = format_suppressed(self.suppressed)

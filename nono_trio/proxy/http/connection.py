@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-import trio
 from msgspec.structs import replace
 
 from nono_trio.core.http.bad_request import BadRequest
@@ -41,6 +40,7 @@ from nono_trio.proxy.http.rewrite import rewrite
 from nono_trio.proxy.http.tunnels import TunnelHandler
 from nono_trio.proxy.limits import MAX_CHALLENGES
 from nono_trio.proxy.transport.client import Client, Expired
+from nono_trio.steps import become_task, turn
 
 if TYPE_CHECKING:
     from nono_trio.proxy.access.authorizer import Authorizer, Request
@@ -78,7 +78,7 @@ class HttpConnection(TunnelHandler):
     async def _serve(self) -> None:
         while await self._serve_request():
             self._served = True
-            await trio.lowlevel.checkpoint()  # pipelined requests may never have to wait
+            await turn()  # pipelined requests may never have to wait
             if self._proxy.closing:
                 return
 
@@ -94,6 +94,7 @@ class HttpConnection(TunnelHandler):
             return await self._refuse_malformed(raw or self._client.unread, fault)
         others: list[Decision] = []
         if decision.messages is not None and type(request) is HttpRequest:
+            await become_task()
             decision, *others = await self._judge_messages(request, decision)
         guard = None
         if self._proxy.credentials is not None:
@@ -126,6 +127,7 @@ class HttpConnection(TunnelHandler):
         """Search for stand-ins, as `judge_request`."""
         from nono_trio.proxy.http.guarded_request import judge_request  # late, as few have any
 
+        await become_task()
         is_http = type(request) is HttpRequest
         is_secure = self._is_under_tls or (is_http and request.over_tls)
         scheme = "https" if is_secure else "http"

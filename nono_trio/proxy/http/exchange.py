@@ -32,6 +32,7 @@ from nono_trio.proxy.transport.client import Expired
 from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.transport.tunnel import Tunnel
 from nono_trio.proxy.upstream.proxy_chain import ProxyRejected
+from nono_trio.steps import turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -176,7 +177,7 @@ class Exchange:
             if moved:
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
-                    await trio.lowlevel.checkpoint()
+                    await turn()
                 continue
             if self._gathered is not None and self._gathered.is_held:
                 await self._gathered.release()
@@ -206,7 +207,7 @@ class Exchange:
             if response.pump():
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
-                    await trio.lowlevel.checkpoint()
+                    await turn()
             elif client.tcp.broken:
                 raise SideFailed("client")
             else:

@@ -18,7 +18,6 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import trio
 from msgspec.structs import replace
 
 from nono_trio.core.net.client_hello import HANDSHAKE, BadHello
@@ -47,6 +46,7 @@ from nono_trio.proxy.intercept.interfaces import (
 )
 from nono_trio.proxy.raw_tunnel import fatal_alert
 from nono_trio.proxy.transport.client import Client, Expired
+from nono_trio.steps import become_task, is_cancelled
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy
@@ -102,8 +102,7 @@ class TunnelHandler(ConnectionHandler):
         if self._spare is not None:
             self._spare.transport.close()
         if self._flow is not None:
-            is_cut = trio.current_effective_deadline() == -math.inf
-            closed_by = "shutdown" if is_cut else self._closed_by
+            closed_by = "shutdown" if is_cancelled() else self._closed_by
             self._log(self._flow, 0, 0, closed_by)
         super()._close()
 
@@ -262,6 +261,7 @@ class TunnelHandler(ConnectionHandler):
     async def _end_tls(self, decision: Decision, hello: ClientHello) -> bool:
         """Record that the connection is intercepted, then shake hands with the client, whose hello
         is in `unread`. Returns True if requests follow; they are decided one by one."""
+        await become_task()
         proxy, client, host = self._proxy, self._client, decision.destination[0]
         interception = proxy.interception
         if interception is None:

@@ -2,6 +2,7 @@
 
 Rules of this file:
 - No client ends the accept loop, and no lack of descriptors or memory does.
+- A client is served in the dispatcher's steps (steps.py), and by a task once it must wait for more.
 - What has connected before the end is served, each being an attempt; what is too late is counted.
 - A full table first drops connections that have not shown that they may be served, then idle ones.
 - Handlers live in the caller's nursery, so the caller decides how long they may outlive the
@@ -10,14 +11,10 @@ Rules of this file:
 
 from __future__ import annotations
 
-import errno
-import socket
-import sys
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
 from nono_trio.core.log.events import Network
@@ -30,6 +27,13 @@ from nono_trio.proxy.access.token_failures import LAST_RECORD_SECONDS, TokenFail
 from nono_trio.proxy.connection_handler import ProxyContext
 from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, ProxyLimits
+from nono_trio.proxy.listeners.accepting import (
+    ONE_CLIENT,
+    Arrivals,
+    accepting,
+    defer_accept,
+    send_at_once,
+)
 from nono_trio.proxy.listeners.ending import LAST_SECONDS
 from nono_trio.proxy.listeners.origin import between
 from nono_trio.proxy.listeners.task_pool import TaskPool
@@ -43,6 +47,7 @@ from nono_trio.proxy.upstream.resolver import AddressResolver
 from nono_trio.proxy.upstream.system_resolver import SystemResolver
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Generator, Sequence
 
     from nono_trio.audit.write.recorder import RecordsDecisions
@@ -53,29 +58,11 @@ if TYPE_CHECKING:
     from nono_trio.proxy.connection_handler import ConnectionHandler, ConnectionHandlerFactory
     from nono_trio.proxy.credentials.credentials import Credentials
     from nono_trio.proxy.intercept.interfaces import Intercepts
+    from nono_trio.proxy.listeners.accepting import Accepting, Admits
     from nono_trio.proxy.upstream.interfaces import Dialler, Resolver
 
-    Admits: TypeAlias = Callable[[Any], bool]
-    """Returns True if a connection from a socket address is served. It is called on the loop for
-    each accepted connection, so it must neither wait nor raise."""
-    Accept: TypeAlias = Callable[[], tuple[socket.socket, Any]]
 
 MOST_UNSERVED: Final = 1 << 14  # of one listener, whose backlog is shorter; others still connect
-
-# accept(2) reports an error that a connection had before it was accepted; the next one is fine.
-_ONE_CLIENT: Final = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.EPROTO,
-        errno.EPERM,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENOPROTOOPT,
-        errno.EOPNOTSUPP,
-    }
-)
 
 
 class Proxy:
@@ -124,7 +111,10 @@ class Proxy:
             credentials=credentials,
         )
         self._clients = ClientTable(limits.connections)
-        self._tasks = TaskPool(self._handle)
+        self._tasks = TaskPool()
+        self._steps = self._readiness.steps
+        self._steps.give = self._tasks.give
+        self._steps.on_empty = self._finish_if_unused
         self._listeners = 0
         self.turned_away = 0
         """Connections that a listener's `admits` has refused."""
@@ -187,8 +177,9 @@ class Proxy:
                 task_status.started()
                 shared = shared and admits is None
                 make_handler = partial(HttpConnection, shared=True) if shared else HttpConnection
-                accepting = _Accepting(listener, make_handler, handlers, admits, not shared)
-                await self._accept(accepting)
+                await self._accept(
+                    accepting(listener, make_handler, handlers, admits, is_commands=not shared)
+                )
 
     async def serve_with(
         self,
@@ -199,13 +190,13 @@ class Proxy:
         """Serve a listener of the cage's network with handlers from `make_handler`; otherwise as
         `serve`. The supervisor itself can't dial such a listener."""
         with listener, self._serving(listener, handlers):
-            await self._accept(_Accepting(listener, make_handler, handlers))
+            await self._accept(accepting(listener, make_handler, handlers))
 
     @contextmanager
     def _serving(self, listener: socket.socket, handlers: trio.Nursery) -> Generator[None]:
         """Count a listener in while the body accepts from it."""
         listener.setblocking(False)
-        _send_at_once(listener)
+        send_at_once(listener)
         self._listeners += 1
         if self.chain is not None:
             self.chain.relays = handlers
@@ -232,57 +223,83 @@ class Proxy:
             pass
         self._finish_if_unused()
 
-    async def _accept(self, at: _Accepting) -> None:
-        """Accept until cancelled, then for LAST_SECONDS what has connected before."""
-        accept = _acceptor(at.listener)
+    async def _accept(self, at: Accepting) -> None:
+        """Accept until cancelled, then for LAST_SECONDS what has connected before.
+
+        The dispatcher accepts what comes, and this task goes on where that has to wait.
+        """
+        arrivals = Arrivals(partial(self._accept_at_once, at))
+        descriptor = at.listener.fileno()
+        self._readiness.listen(descriptor, arrivals.come)
         try:
             while True:
-                if not await self._accept_batch(at, accept):
-                    await trio.lowlevel.wait_readable(at.listener)
+                while await self._accept_batch(at):
+                    pass
+                await arrivals.wait()
         except trio.Cancelled:
             with trio.move_on_after(LAST_SECONDS, shield=True):
-                while await self._accept_batch(at, accept):
+                while await self._accept_batch(at):
                     pass
-            self._count_unserved(at, accept)
+            self._count_unserved(at)
             raise
+        finally:
+            self._readiness.stop_listening(descriptor)
 
-    async def _accept_batch(self, at: _Accepting, accept: Accept) -> bool:
+    async def _accept_batch(self, at: Accepting) -> bool:
         """Accept some connections, once there is room. Returns False if no more wait."""
         room = await self._wait_for_room()
-        admits, own = at.admits, _address(at.listener)
+        try:
+            if not self._accept_some(at, room):
+                return False
+        except OSError as error:
+            if error.errno not in ONE_CLIENT:  # out of descriptors, mostly
+                self._clients.make_room()
+                await trio.sleep(ACCEPT_BACKOFF)
+        self._steps.run_due()  # a client must have had its turn before another gets its place
+        await trio.lowlevel.checkpoint()
+        return True
+
+    def _accept_at_once(self, at: Accepting) -> bool:
+        """Accept what waits; returns False if the rest has to wait. Raises nothing."""
+        try:
+            return self._room > 0 and not self._accept_some(at, self._room)
+        except OSError:  # the listener's task meets it too
+            return False
+
+    def _accept_some(self, at: Accepting, room: int) -> bool:
+        """Accept up to `room` connections; returns False if no more wait. Raises OSError."""
         try:
             for _ in range(min(room, ACCEPT_BATCH)):
-                sock, address = accept()
-                if admits is None or admits(address):
-                    origin = between(address, own or sock.getsockname())
+                sock, address = at.accept()
+                if at.admits is None or at.admits(address):
+                    origin = between(address, at.address or sock.getsockname())
                     self._take(at.make_handler, sock, origin, at.handlers)
                 else:
                     self._turn_away(sock)
         except BlockingIOError:
             return False
-        except OSError as error:
-            if error.errno not in _ONE_CLIENT:  # out of descriptors, mostly
-                self._clients.make_room()
-                await trio.sleep(ACCEPT_BACKOFF)
-        await trio.lowlevel.checkpoint()
         return True
 
-    def _count_unserved(self, at: _Accepting, accept: Accept) -> None:
+    @property
+    def _room(self) -> int:
+        """As many connections may be accepted now."""
+        return self._limits.connections + self._limits.refusals - len(self._clients.members)
+
+    def _count_unserved(self, at: Accepting) -> None:
         with suppress(OSError):
             for _ in range(MOST_UNSERVED):
-                sock, address = accept()
+                sock, address = at.accept()
                 is_commands = at.is_commands and (at.admits is None or at.admits(address))
                 self.unserved += is_commands
                 sock.close()
 
     async def _wait_for_room(self) -> int:
         """Wait until a connection may be accepted; return how many may."""
-        most = self._limits.connections + self._limits.refusals
-        while len(self._clients.members) >= most and not self._clients.make_room():
+        while self._room <= 0 and not self._clients.make_room():
             if self._left.is_set():  # else another listener already waits for it
                 self._left = trio.Event()
             await self._left.wait()
-        return most - len(self._clients.members)
+        return self._room
 
     def _take(
         self,
@@ -296,7 +313,7 @@ class Proxy:
         client.origin = origin
         self._clients.add(client)
         handler = make_handler(client, self._context, full=not client.has_place)
-        self._tasks.give(client, handler, handlers)
+        self._steps.start(self._handle(client, handler), handlers)
 
     def _turn_away(self, sock: socket.socket) -> None:
         self.turned_away += 1
@@ -319,6 +336,7 @@ class Proxy:
             with scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._readiness.dispatch)
+                    nursery.start_soon(self._steps.run)
                     while True:
                         await trio.sleep(self._limits.sweep)
                         self._clients.sweep(trio.current_time())
@@ -335,7 +353,7 @@ class Proxy:
     def _finish_if_unused(self) -> None:
         """After the last listener and the last client: end the attending task, then close the
         epoll."""
-        if self._listeners or len(self._clients.members):
+        if self._listeners or self._clients.members or len(self._steps):
             return
         if self._attending is not None:
             self._attending.cancel(reason="the proxy has no client left")
@@ -349,46 +367,3 @@ def _authorizer(policy: Policy, token: Token, routes: Sequence[HeldRoute]) -> Re
     from nono_trio.proxy.access.route_authorizer import RouteAuthorizer  # late: few sessions
 
     return RouteAuthorizer(policy, token, routes)
-
-
-class _Accepting(msgspec.Struct, frozen=True):
-    """A listener and what its connections get. `is_commands`: no other program reaches it."""
-
-    listener: socket.socket
-    make_handler: ConnectionHandlerFactory
-    handlers: trio.Nursery
-    admits: Admits | None = None
-    is_commands: bool = True
-
-
-def _acceptor(listener: socket.socket) -> Accept:
-    """Return `listener.accept` with the listener's family and type looked up once.
-
-    Both properties make an enum member on each access, a third of the cost of an accept.
-    """
-    family, kind = listener.family, listener.type
-
-    def accept() -> tuple[socket.socket, Any]:
-        descriptor, address = listener._accept()  # type: ignore[attr-defined]  # not in typeshed
-        return socket.socket(family, kind, 0, fileno=descriptor), address
-
-    return accept
-
-
-def _address(listener: socket.socket) -> Any:  # noqa: ANN401  (as getsockname(2) gives it)
-    """The own address of every connection of a listener; None if each may have another."""
-    own = listener.getsockname()
-    return own if isinstance(own, tuple) and own[0] not in ("0.0.0.0", "::") else None
-
-
-def _send_at_once(listener: socket.socket) -> None:
-    with suppress(OSError):  # not TCP: it only costs speed
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def defer_accept(listener: socket.socket) -> None:
-    """Have the kernel hand over a connection with its first bytes, or after about a second without
-    any, so that the first read finds a head. For protocols in which the client speaks first."""
-    if sys.platform == "linux":
-        with suppress(OSError):  # not TCP, or a kernel without it: it only costs speed
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)

@@ -14,10 +14,9 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from nono_trio.proxy.transport.epoll import Waker
 from nono_trio.proxy.transport.transport import TcpTransport
+from nono_trio.steps import turn
 
 if TYPE_CHECKING:
     import socket
@@ -138,7 +137,7 @@ class Client:
             discarded = 0
             while discarded < MAX_DISCARDED and (data := await self.receive()):
                 discarded += len(data)
-                await trio.lowlevel.checkpoint()
+                await turn()
 
     def close(self) -> None:
         """As `Transport.close`."""

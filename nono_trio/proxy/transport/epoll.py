@@ -2,25 +2,35 @@
 
 trio's own `wait_readable` takes one socket a task and one system call a wait. A tunnel has two
 sockets, so it would need two tasks, or an epoll of its own. Here every socket is registered once,
-one task (`dispatch`) collects the events of all sockets, and the one task of a connection sleeps
-until there is an event for either of its sockets. That saves about 20 us of a tunnel's 90.
+one task (`dispatch`) collects the events of all sockets, and a connection sleeps until there is an
+event for either of its sockets. A connection that has no task yet goes on right there, in a step
+(steps.py).
 
-Rules of this file: it notes what the kernel reports and wakes the task; transport.py has the rules
-for reads and writes. A wake-up without anything to do is harmless, so in doubt a task is woken.
+Rules of this file: it notes what the kernel reports and wakes the connection; transport.py has the
+rules for reads and writes. A wake-up without anything to do is harmless, so in doubt there is one.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Final, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 import trio
-from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import Abort
+
+from nono_trio.steps import StepQueue, resume, sleeper, suspend
 
 if sys.platform == "darwin":
     from nono_trio.proxy.transport import kqueue as poller
 else:
     import select as poller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio.lowlevel import Task
+
+    from nono_trio.steps import Stepped
 
 Side: TypeAlias = Literal["client", "upstream"]
 
@@ -30,35 +40,37 @@ _READABLE: Final = poller.EPOLLIN | poller.EPOLLRDHUP | poller.EPOLLHUP | poller
 _ENDING: Final = poller.EPOLLRDHUP | poller.EPOLLHUP | poller.EPOLLERR
 _BROKEN: Final = poller.EPOLLHUP | poller.EPOLLERR
 _MAX_EVENTS: Final = 512  # taken at once; further events wake the dispatcher again
+_MOST_TURNS: Final = 8  # looks for events before all other tasks get their turn
 
 
 class Waker:
-    """Puts one task to sleep and wakes it. A wake before the sleep ends the next sleep at once."""
+    """Puts one connection to sleep and wakes it. A wake before the sleep ends the next sleep at
+    once."""
 
-    __slots__ = ("_task", "_woken")
+    __slots__ = ("_sleeper", "_woken")
 
     def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
+        self._sleeper: Stepped | Task | None = None
         self._woken = False
 
     def wake(self) -> None:
-        """Let the task run again, now or at its next `sleep`."""
-        task = self._task
-        if task is None:
+        """Let the connection go on, now or at its next `sleep`."""
+        one = self._sleeper
+        if one is None:
             self._woken = True
         else:
-            self._task = None
-            reschedule(task)
+            self._sleeper = None
+            resume(one)
 
     async def sleep(self) -> None:
         """Wait for `wake`. No checkpoint if it came already; if cancelled, no wake is lost."""
         if not self._woken:
-            self._task = current_task()
-            await wait_task_rescheduled(self._abort)
+            one = self._sleeper = sleeper()
+            await suspend(one, self._abort)
         self._woken = False  # also wakes since the first one: the caller tries all its transports
 
     def _abort(self, _: object) -> Abort:
-        self._task = None
+        self._sleeper = None
         return Abort.SUCCEEDED
 
 
@@ -92,11 +104,14 @@ class Watch:
 
 
 class Readiness:
-    """All watched sockets of one proxy. Tasks are woken only while `dispatch` runs."""
+    """All watched sockets of one proxy. Connections are woken only while `dispatch` runs."""
 
     def __init__(self) -> None:
+        self.steps = StepQueue()
+        """The connections that have no task."""
         self._epoll = poller.epoll()
         self._watches: dict[int, Watch] = {}
+        self._listeners: dict[int, Callable[[], object]] = {}
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -106,6 +121,17 @@ class Readiness:
         the system has no room for it (fs.epoll.max_user_watches)."""
         self._epoll.register(descriptor, _READ)
         self._watches[descriptor] = watch
+
+    def listen(self, descriptor: int, on_arrival: Callable[[], object]) -> None:
+        """Call `on_arrival`, which must neither wait nor raise, when connections have come to a
+        listener. It must accept until no more wait, or see to it that somebody does. Raises
+        OSError."""
+        self._epoll.register(descriptor, _READ)
+        self._listeners[descriptor] = on_arrival
+
+    def stop_listening(self, descriptor: int) -> None:
+        """As `forget`, for a listener."""
+        self._listeners.pop(descriptor, None)
 
     def add_write(self, descriptor: int) -> None:
         """From now on also report when the socket takes bytes again after it was full; if it takes
@@ -117,15 +143,24 @@ class Readiness:
         self._watches.pop(descriptor, None)
 
     async def dispatch(self) -> NoReturn:
-        """Wake tasks as their sockets become ready, until cancelled."""
+        """Wake connections as their sockets become ready, until cancelled."""
         poll, watches, fd = self._epoll.poll, self._watches, self._epoll.fileno()
+        listeners, steps = self._listeners, self.steps
         while True:
             await trio.lowlevel.wait_readable(fd)
-            for ready, flags in poll(0, _MAX_EVENTS):
-                watch = watches.get(ready)
-                if watch is not None:
-                    watch.note(flags)
+            for _ in range(_MOST_TURNS):
+                events = poll(0, _MAX_EVENTS)
+                if not events:
+                    break
+                steps.is_held = True
+                for ready, flags in events:
+                    watch = watches.get(ready)
+                    if watch is not None:
+                        watch.note(flags)
+                    elif (on_arrival := listeners.get(ready)) is not None:
+                        on_arrival()
+                steps.run_due()
 
     def close(self) -> None:
-        """Close the epoll; no task is woken afterwards."""
+        """Close the epoll; no connection is woken afterwards."""
         self._epoll.close()

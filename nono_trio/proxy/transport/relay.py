@@ -15,11 +15,10 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final, Protocol
 
-import trio
-
 from nono_trio.proxy.limits import BULK_AFTER, MAX_HELD, RELAY_BUFFER, SMALL_READ, TURN_BYTES
 from nono_trio.proxy.transport.splice import PipePool, splice_between
 from nono_trio.proxy.transport.transport import SideFailed
+from nono_trio.steps import turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -231,7 +230,7 @@ class Relay:
                     self.closed_by = self._ended_by() or "client"
                     return
                 if more:
-                    await trio.lowlevel.checkpoint()
+                    await turn()
                 elif (
                     near.failed
                 ):  # else a task that waits for the far end to take bytes would not end

@@ -18,6 +18,7 @@ import trio
 
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.upstream.interfaces import DialFailed
+from nono_trio.steps import become_task, stepwise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,12 +38,14 @@ class TcpDialler:
     def __init__(self, limits: ProxyLimits) -> None:
         self._limits = limits
 
+    @stepwise
     async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:
         """As `Dialler`; no checkpoint when the first address answers at once."""
         queue = addresses if len(addresses) == 1 else alternate_families(addresses)
         first = _start(queue[0])
         if first.sock is not None and first.problem == 0:
             return first.sock, first.target.address
+        await become_task()
         race = _Race(self._limits.attempt)
         with trio.move_on_after(self._limits.dial):
             return await race.run(first, queue[1:])

@@ -20,6 +20,7 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.rule import ALLOW_FLAG
 from nono_trio.proxy.upstream.interfaces import CheckedAddress, DialFailed, ResolveFailed
 from nono_trio.proxy.upstream.local_addresses import is_local
+from nono_trio.steps import become_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -123,6 +124,7 @@ class AddressResolver:
         return found
 
     async def _resolve(self, host: Host, port: int) -> HostAddresses:
+        await become_task()
         with trio.move_on_after(self._limits.resolve):
             try:
                 addresses, name = await self._look_up(host)

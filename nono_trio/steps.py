@@ -1,0 +1,309 @@
+"""Coroutines that go on in steps of a task of ours, and become tasks when they must wait for more.
+
+Each time that a task of trio's goes on costs 5 us, as much as everything else that is done for a
+part of a connection. A step costs a tenth of it. One coroutine goes both ways, so the order of its
+actions is written once.
+
+Rules of this file:
+- In a step, only `suspend` and `turn` wait. Whatever belongs to a task (scopes, nurseries, locks,
+  events, sleeps, threads) comes after `become_task`, which never goes back.
+- A step never begins inside another one. A wake only puts the coroutine into the queue.
+- No exception of a coroutine reaches the task that runs its steps. A task of the coroutine's own
+  nursery raises it, as if the coroutine had been a task from the beginning.
+- Cancellation is for tasks: when the steps end, each coroutine becomes a task of its nursery and
+  waits on there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from contextlib import suppress
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
+
+import trio
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+    _Call = TypeVar("_Call", bound="Callable[..., object]")
+    Body: TypeAlias = Coroutine[Any, Any, None]
+    GiveToTask: TypeAlias = Callable[[Body, trio.Nursery], None]
+    """Has a task of the nursery go on with a coroutine that has begun."""
+    Forget: TypeAlias = Callable[[object], Abort]
+
+logger = logging.getLogger(__name__)
+
+MAX_STEPS: Final = 128  # before other tasks get their turn: about 5 ms
+
+_WAIT: Final = "wait"
+_BECOME_TASK: Final = "become a task"
+_MARK: Final = "waits_in_steps"
+
+
+class _Now(threading.local):
+    """The coroutine whose step runs in this thread."""
+
+    one: Stepped | None = None
+
+
+_now = _Now()
+
+
+class Stepped:
+    """One coroutine that has no task yet. `wake` must be called once for each `suspend`."""
+
+    __slots__ = ("_is_woken", "_queue", "_task", "coroutine", "nursery")
+
+    def __init__(self, body: Body, nursery: trio.Nursery, queue: StepQueue) -> None:
+        self.coroutine = body
+        self.nursery = nursery
+        self._queue = queue
+        self._is_woken = False
+        self._task: Task | None = None
+
+    def wake(self) -> None:
+        """Let the coroutine go on soon."""
+        self._is_woken = True
+        if self._task is not None:
+            reschedule(self._task)
+        else:
+            self._queue.add(self)
+
+    def step(self, error: Exception | None = None) -> bool:
+        """Go on until it waits or ends; return whether it waits. `error` is raised where it waits.
+        Raises nothing."""
+        _now.one = self
+        try:
+            body = self.coroutine
+            trap = body.send(None) if error is None else body.throw(error)
+            while trap is not _WAIT and trap is not _BECOME_TASK:
+                trap = body.throw(_refused(trap))
+        except StopIteration:
+            self._queue.leave(self)
+        except BaseException as failure:
+            self._queue.move(self, _raising(failure))
+        else:
+            if trap is _WAIT:
+                return True
+            self._queue.move(self, self.coroutine)
+        finally:
+            _now.one = None
+        return False
+
+    async def wait(self, forget: Forget) -> None:
+        """As `suspend`."""
+        self._is_woken = False
+        try:
+            await _yield(_WAIT)
+        except BaseException:
+            forget(None)
+            raise
+        if _now.one is None and not self._is_woken:  # the steps have ended: it is a task now
+            self._task = current_task()
+            try:
+                await wait_task_rescheduled(forget)
+            finally:
+                self._task = None
+
+    async def take_turn(self) -> None:
+        """As `turn`."""
+        self._queue.add(self)
+        await _yield(_WAIT)
+        if _now.one is None:
+            await trio.lowlevel.checkpoint()
+
+
+class StepQueue:
+    """The coroutines of one event loop that go on in steps, and those that are due.
+
+    `give` gets a coroutine that becomes a task. `on_empty` is called when none is left in steps.
+    """
+
+    def __init__(self) -> None:
+        self.give: GiveToTask = start_task
+        self.on_empty: Callable[[], object] | None = None
+        self.is_held = False
+        """Somebody who will call `run_due` is at work, so no task need be woken for it."""
+        self._is_open = True
+        self._due: list[Stepped] = []
+        self._members: dict[Stepped, None] = {}
+        self._resting: Task | None = None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def start(self, body: Body, nursery: trio.Nursery) -> None:
+        """Begin a coroutine with the next steps."""
+        if not self._is_open:
+            self.give(body, nursery)
+            return
+        one = Stepped(body, nursery, self)
+        self._members[one] = None
+        self.add(one)
+
+    def add(self, one: Stepped) -> None:
+        """For a coroutine that is woken: make it due."""
+        if self._is_open:
+            self._due.append(one)
+        if self._resting is not None and not self.is_held:
+            self._rouse()
+
+    def run_due(self) -> None:
+        """Run the steps that are due now, MAX_STEPS at most; the task of `run` does the others."""
+        due = self._due
+        if len(due) > MAX_STEPS:
+            self._due = due[MAX_STEPS:]
+            del due[MAX_STEPS:]
+        else:
+            self._due = []
+        self.is_held = True
+        try:
+            for one in due:
+                if one in self._members:
+                    one.step()
+        finally:
+            self.is_held = False
+            if self._due and self._resting is not None:
+                self._rouse()
+
+    async def run(self) -> NoReturn:
+        """Run the steps that others make due, until cancelled: then all become tasks."""
+        self._is_open = True
+        try:
+            while True:
+                self.run_due()
+                if self._due:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    self._resting = current_task()
+                    await wait_task_rescheduled(self._stop_resting)
+        finally:
+            self._end()
+
+    def leave(self, one: Stepped) -> None:
+        """For a coroutine that has ended, or is in no step any more."""
+        self._members.pop(one, None)
+        if not self._members and self.on_empty is not None:
+            self.on_empty()
+
+    def move(self, one: Stepped, body: Body) -> None:
+        """For a coroutine that becomes a task: have `body` go on."""
+        self.give(body, one.nursery)
+        self.leave(one)
+
+    def _end(self) -> None:
+        self._is_open = False
+        for one in [*self._members]:
+            self.move(one, one.coroutine)
+        self._due.clear()
+
+    def _rouse(self) -> None:
+        task, self._resting = self._resting, None
+        if task is not None:
+            reschedule(task)
+
+    def _stop_resting(self, _: object) -> Abort:
+        self._resting = None
+        return Abort.SUCCEEDED
+
+
+def sleeper() -> Stepped | Task:
+    """Return who is running, for `suspend` and `resume`."""
+    return _now.one or current_task()
+
+
+async def suspend(one: Stepped | Task, forget: Forget) -> None:
+    """Wait until `resume(one)`, called once. `forget` is called instead if the wait is cancelled or
+    fails; it must see to it that `resume` is not called, and return SUCCEEDED."""
+    if type(one) is Stepped:
+        await one.wait(forget)
+    else:
+        await wait_task_rescheduled(forget)
+
+
+def resume(one: Stepped | Task) -> None:
+    """Let a coroutine that waits in `suspend` go on."""
+    if type(one) is Stepped:
+        one.wake()
+    else:
+        reschedule(one)  # type: ignore[arg-type]  # `Stepped` has no subclass
+
+
+async def turn() -> None:
+    """Let all others that are due go on first. A checkpoint in a task."""
+    one = _now.one
+    if one is None:
+        await trio.lowlevel.checkpoint()
+    else:
+        await one.take_turn()
+
+
+async def become_task() -> None:
+    """From here on, be a task of trio's; for a task it does nothing."""
+    if _now.one is not None:
+        await _yield(_BECOME_TASK)
+
+
+def is_cancelled() -> bool:
+    """Return whether this task is cancelled. A coroutine in steps never is."""
+    return _now.one is None and trio.current_effective_deadline() == -math.inf
+
+
+def stepwise(call: _Call) -> _Call:
+    """Mark a coroutine function that waits by this file's rules."""
+    setattr(call, _MARK, True)
+    return call
+
+
+def in_task_unless_stepwise(call: _Call) -> _Call:
+    """Return `call`; if it is not marked, one that becomes a task first. For what others write."""
+    if getattr(call, _MARK, False) or getattr(type(call).__call__, _MARK, False):
+        return call
+
+    async def in_task(*arguments: object) -> object:
+        await become_task()
+        return await call(*arguments)  # type: ignore[misc]
+
+    return in_task  # type: ignore[return-value]
+
+
+def start_task(body: Body, nursery: trio.Nursery) -> None:
+    """As `GiveToTask`, with a new task."""
+    nursery.start_soon(go_on, body)
+
+
+async def go_on(body: Body) -> None:
+    """Go on with a coroutine that may have begun. Raises what it raises."""
+    await _delegate(body)
+
+
+@coroutine
+def _delegate(body: Body) -> Generator[Any, Any, None]:
+    yield from body  # `await` refuses a coroutine that has begun
+
+
+@coroutine
+def _yield(trap: str) -> Generator[str, None, None]:
+    yield trap
+
+
+async def _raising(failure: BaseException) -> None:
+    raise failure
+
+
+def _refused(trap: object) -> AssertionError:
+    """The error for a wait of trio's outside of a task. Its place in a queue is given up, as the
+    task that runs the steps must not be woken for it."""
+    forget = getattr(trap, "abort_func", None)
+    if forget is not None:
+        with suppress(Exception):
+            forget(_never)
+    return AssertionError("a step must not wait for what belongs to a task")
+
+
+def _never() -> NoReturn:
+    raise AssertionError("nothing was cancelled")

@@ -1,0 +1,297 @@
+"""Coroutines that go on in steps: who runs them, when they become tasks, what their errors do."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from running_proxy import BOUND
+from steps_guard import no_task_in_steps
+
+from nono_trio.proxy.listeners.task_pool import TaskPool
+from nono_trio.proxy.transport.epoll import Waker
+from nono_trio.steps import (
+    MAX_STEPS,
+    StepQueue,
+    become_task,
+    in_task_unless_stepwise,
+    is_cancelled,
+    stepwise,
+    turn,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Tasks(trio.abc.Instrument):
+    """Counts the tasks that begin."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self.begun.append(task.name)
+
+
+@asynccontextmanager
+async def running_steps() -> AsyncIterator[tuple[StepQueue, trio.Nursery]]:
+    """A queue whose steps run until the block ends."""
+    with trio.fail_after(BOUND), no_task_in_steps():
+        async with trio.open_nursery() as nursery:
+            queue = StepQueue()
+            await nursery.start(_run, queue)
+            yield queue, nursery
+            nursery.cancel_scope.cancel()
+
+
+async def _run(queue: StepQueue, task_status: trio.TaskStatus[None]) -> None:
+    task_status.started()
+    await queue.run()
+
+
+async def settle() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_waits_and_turns_need_no_task():
+    tasks, waker, seen = Tasks(), Waker(), []
+
+    async def body() -> None:
+        seen.append("begun")
+        await waker.sleep()
+        seen.append("woken")
+        await turn()
+        seen.append("its turn")
+
+    async with running_steps() as (queue, nursery):
+        trio.lowlevel.add_instrument(tasks)
+        queue.start(body(), nursery)
+        assert seen == []
+        await settle()
+        assert seen == ["begun"]
+        waker.wake()
+        await settle()
+        trio.lowlevel.remove_instrument(tasks)
+        assert seen == ["begun", "woken", "its turn"]
+        assert (tasks.begun, len(queue)) == ([], 0)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+async def test_what_belongs_to_a_task_comes_after_it_has_become_one(pooled):
+    seen = []
+
+    async def body() -> None:
+        await become_task()
+        with trio.move_on_after(0):
+            await trio.sleep_forever()
+        await become_task()
+        await turn()
+        seen.append(trio.lowlevel.current_task().name)
+
+    async with running_steps() as (queue, nursery):
+        if pooled:
+            queue.give = TaskPool().give
+        for _ in range(2):
+            queue.start(body(), nursery)
+            await settle()
+        assert len(seen) == 2
+        assert len(queue) == 0
+
+
+async def test_a_wait_outside_of_a_task_fails_that_coroutine_alone():
+    """Without the guard, trio takes the task that runs the steps for the one that waits."""
+    event, seen = trio.Event(), []
+
+    async def body() -> None:
+        try:
+            await event.wait()
+        except AssertionError as error:
+            seen.append(str(error))
+
+    async def other() -> None:
+        await turn()
+        seen.append("other")
+
+    with trio.fail_after(BOUND):
+        async with trio.open_nursery() as nursery:
+            queue = StepQueue()
+            await nursery.start(_run, queue)
+            queue.start(body(), nursery)
+            queue.start(other(), nursery)
+            await settle()
+            event.set()
+            await settle()
+            queue.start(other(), nursery)
+            await settle()
+            nursery.cancel_scope.cancel()
+    assert seen == ["a step must not wait for what belongs to a task", "other", "other"]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
+async def test_an_error_is_raised_by_a_task_of_the_coroutines_own_nursery(error):
+    seen = []
+
+    async def body() -> None:
+        await turn()
+        raise error
+
+    async def other() -> None:
+        await turn()
+        await turn()
+        seen.append("other")
+
+    async with running_steps() as (queue, _):
+        with pytest.RaisesGroup(type(error)):
+            async with trio.open_nursery() as own:
+                queue.start(body(), own)
+                queue.start(other(), own)
+                await trio.sleep_forever()
+        await settle()
+        queue.start(other(), own)
+        await settle()
+        assert seen == ["other", "other"]
+
+
+async def test_cancellation_makes_tasks_of_all_and_reaches_each_where_it_waits():
+    wakers, seen = [Waker(), Waker(), Waker()], []
+
+    async def body(waker: Waker) -> None:
+        try:
+            await waker.sleep()
+            seen.append("woken")
+            await turn()
+        except trio.Cancelled:
+            assert is_cancelled()
+            seen.append("cancelled")
+            raise
+
+    async def never_ends() -> None:
+        try:
+            while True:
+                await turn()
+        finally:
+            seen.append("turned")
+
+    async with running_steps() as (queue, nursery):
+        for waker in wakers:
+            queue.start(body(waker), nursery)
+        await settle()
+        queue.start(never_ends(), nursery)
+        wakers[1].wake()
+        await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+        wakers[2].wake()
+    assert sorted(seen) == ["cancelled", "cancelled", "cancelled", "turned", "woken", "woken"]
+    assert len(queue) == 0
+
+
+async def test_after_the_end_there_are_only_tasks():
+    seen = []
+
+    async def body() -> None:
+        seen.append(trio.lowlevel.current_task().name)
+
+    async with running_steps() as (queue, nursery):
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        queue.start(body(), nursery)
+    assert len(seen) == 1
+
+
+async def test_a_wake_inside_a_step_begins_no_step_there():
+    waker, seen = Waker(), []
+
+    async def first() -> None:
+        await waker.sleep()
+        seen.append("first")
+
+    async def second() -> None:
+        waker.wake()
+        seen.append("second")
+
+    async with running_steps() as (queue, nursery):
+        queue.start(first(), nursery)
+        await settle()
+        queue.start(second(), nursery)
+        await settle()
+    assert seen == ["second", "first"]
+
+
+async def test_many_that_are_due_leave_turns_to_tasks():
+    left = 0
+
+    async def body() -> None:
+        nonlocal left
+        left -= 1
+
+    async with running_steps() as (queue, nursery):
+        left = 3 * MAX_STEPS
+        for _ in range(left):
+            queue.start(body(), nursery)
+        seen = []
+        while left:
+            await trio.lowlevel.checkpoint()
+            seen.append(left)
+    assert len({*seen}) >= 3
+
+
+async def test_what_others_write_is_called_in_a_task():
+    class Marked:
+        @stepwise
+        async def __call__(self) -> str:
+            return "in a step"
+
+    class Unmarked(Marked):
+        async def __call__(self) -> str:
+            await trio.lowlevel.checkpoint()
+            return "in a task"
+
+    @stepwise
+    async def marked() -> str:
+        return "in a step"
+
+    seen, tasks = [], Tasks()
+
+    async def body(call: object) -> None:
+        seen.append(await in_task_unless_stepwise(call)())
+
+    async with running_steps() as (queue, nursery):
+        trio.lowlevel.add_instrument(tasks)
+        for call in (Marked(), marked, Unmarked()):
+            queue.start(body(call), nursery)
+            await settle()
+        trio.lowlevel.remove_instrument(tasks)
+    assert seen == ["in a step", "in a step", "in a task"]
+    assert len(tasks.begun) == 1
+
+
+@pytest.mark.parametrize("in_task", [True, False])
+async def test_nothing_is_left_of_one_that_has_ended(in_task):
+    class Held:
+        pass
+
+    async def body(held: Held) -> None:
+        waker = Waker()
+        waker.wake()
+        await waker.sleep()
+        if in_task:
+            await become_task()
+        await turn()
+
+    gc.disable()
+    try:
+        async with running_steps() as (queue, nursery):
+            queue.give = TaskPool().give
+            held = Held()
+            found = weakref.ref(held)
+            queue.start(body(held), nursery)
+            del held
+            await settle()
+            assert found() is None
+    finally:
+        gc.enable()
