@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import trio
 from origin import serving
@@ -10,7 +12,13 @@ from running_proxy import AUTH, BOUND, QUICK, TOKEN, Wire, connect, http, runnin
 from nono_trio.core.log.events import Network, encode_payload
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.transport.client import Client
+from nono_trio.proxy.transport.epoll import Waker
+from nono_trio.steps import stepwise
 from nono_trio.testing import FailingRecorder, FakeResolver, LoopbackDialler, MemoryRecorder
+
+if TYPE_CHECKING:
+    from nono_trio.core.log.events import NetworkEvent
+    from nono_trio.core.log.processes import RecordOrigin
 
 
 class HeldRecorder(MemoryRecorder):
@@ -27,6 +35,37 @@ class HeldRecorder(MemoryRecorder):
         await self.released.wait()
 
 
+class Released:
+    """As an Event that a step may wait for."""
+
+    def __init__(self) -> None:
+        self._waker = Waker()
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+        self._waker.wake()
+
+    async def wait(self) -> None:
+        if not self._is_set:
+            await self._waker.sleep()
+
+
+class HeldInSteps(MemoryRecorder):
+    """As HeldRecorder, without making the connection a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = trio.Event()
+        self.released = Released()
+
+    @stepwise
+    async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
+        self.held.set()
+        await self.released.wait()
+        return await super().record(event, origin)
+
+
 REQUESTS = {
     "connect": connect("allowed.test:443"),
     "get": http("GET", "http://allowed.test/"),
@@ -38,9 +77,10 @@ REQUESTS = {
 }
 
 
+@pytest.mark.parametrize("held", [HeldRecorder, HeldInSteps])
 @pytest.mark.parametrize("request_bytes", REQUESTS.values(), ids=REQUESTS.keys())
-async def test_nothing_happens_until_the_decision_is_recorded(request_bytes):
-    recorder, resolver = HeldRecorder(), FakeResolver({"allowed.test": [["192.0.2.1"]]})
+async def test_nothing_happens_until_the_decision_is_recorded(request_bytes, held):
+    recorder, resolver = held(), FakeResolver({"allowed.test": [["192.0.2.1"]]})
     dialler = LoopbackDialler()
     async with (
         running(["allowed.test"], recorder=recorder, resolver=resolver, dialler=dialler) as proxy,
