@@ -40,25 +40,28 @@ class AwaitFault(trio.abc.Instrument):
 
     def before_run(self) -> None:
         """Have the waits of what goes on in steps counted, too."""
-        fault, step = self, Stepped.step
-        self._step = step
+        self._step = Stepped.step
 
         def counted(one: Stepped, error: Exception | None = None) -> bool:
-            waits = step(one, error)
-            if waits and fault._counts(STEPS) and fault._is_next(STEPS):
-                fault._note(STEPS, awaited(one.coroutine))
-                if fault.cancel is None:
-                    return step(one, Injected())
-                fault.cancel()
-            return waits
+            return self._counted(one, error)
 
         Stepped.step = counted
+
+    def _counted(self, one: Stepped, error: Exception | None) -> bool:
+        waits = self._step(one, error)
+        if not waits or not self._counts(STEPS) or not self._is_next():
+            return waits
+        self._note(STEPS, awaited(one.coroutine))
+        if self.cancel is None:
+            return self._step(one, Injected())
+        self.cancel()
+        return True
 
     def after_run(self) -> None:
         Stepped.step = self._step
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task._abort_func is None or not self._counts(task.name) or not self._is_next(task.name):
+        if task._abort_func is None or not self._counts(task.name) or not self._is_next():
             return
         frames = [frame.f_code.co_qualname for frame, _ in task.iter_await_frames()]
         self._note(task.name, frames)
@@ -67,7 +70,7 @@ class AwaitFault(trio.abc.Instrument):
         else:
             task._attempt_abort(_fail)
 
-    def _is_next(self, name: str) -> bool:
+    def _is_next(self) -> bool:
         if not self.is_armed or self.has_fired:
             return False
         self._left -= 1
