@@ -208,6 +208,7 @@ OTHERS = ("archive", "cleanup", "export", "hosts", "proofs", "report", "search",
         ("--help", ("msgspec", "hashlib", "dataclasses", "subprocess", "json", "pathlib")),
         ("audit --help", ("msgspec", "hashlib", "dataclasses", "subprocess", "json", "pathlib")),
         ("audit list", ("subprocess", "dataclasses", "shutil", "rich", "nono_trio.cli.programs")),
+        ("audit list", ("json", "socket", "nono_trio.audit.verify.joiner")),
         ("run -s -- true", ("rich", "cryptography", "h2", "keyring", "nono_trio.cli.audit")),
     ],
 )  # fmt: skip

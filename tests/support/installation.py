@@ -21,17 +21,14 @@ if __name__ == "__main__":
 
 
 def install(environment: Path, editable: Path | None = None) -> Path:
-    """Make a virtual environment with a copy of the package; return its command. If `editable` is
-    given, the copy is in that directory. The dependencies are those of the test run."""
+    """Make a virtual environment with a copy of the package, compiled as here; return its command.
+    If `editable` is given, the copy is in that directory. The dependencies are those of the test
+    run."""
     venv.create(environment, symlinks=True)
     python = environment / "bin" / "python"
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site_packages = environment / "lib" / version / "site-packages"
-    shutil.copytree(
-        PACKAGE,
-        (editable or site_packages) / "nono_trio",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    shutil.copytree(PACKAGE, (editable or site_packages) / "nono_trio")
     (site_packages / "dependencies.pth").write_text("\n".join(dependency_directories(sys.path)))
     if editable is not None:
         (site_packages / "editable.pth").write_text(str(editable))
