@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from nono_trio.audit.recovery.cleanup import Cleanup
 from nono_trio.audit.recovery.ledger_repair import Repair
 from nono_trio.audit.recovery.recover import Recovery
 from nono_trio.audit.verify.verdict import Verification
-from nono_trio.cli import answers
+from nono_trio.cli import answers, process_answers
 from nono_trio.core.export.ndjson import ExportedLine
 from nono_trio.core.log.attestation import AttestationBundle, Statement
 from nono_trio.core.log.events import Flow, Payload
@@ -78,6 +79,15 @@ ARTIFACTS = (
     Artifact("export-session", JSON_SCHEMA, answers.ExportedSession, "audit export-session --json"),
     Artifact("import", JSON_SCHEMA, answers.ImportedSession, "audit import --json"),
     Artifact("report", JSON_SCHEMA, answers.ReportAnswer, "audit report --json"),
+    Artifact("ship", JSON_SCHEMA, answers.ShipAnswer, "audit ship --json"),
+    Artifact("cleanup", JSON_SCHEMA, Cleanup, "audit cleanup --json"),
+    Artifact("keys-generate", JSON_SCHEMA, answers.GeneratedKey, "keys generate --json"),
+    Artifact("keys-list", JSON_SCHEMA, answers.KeysAnswer, "keys list --json"),
+    Artifact("keys-export", JSON_SCHEMA, answers.ExportedKey, "keys export --json"),
+    Artifact("ps", JSON_SCHEMA, process_answers.ProcessesAnswer, "ps --json"),
+    Artifact("stop", JSON_SCHEMA, process_answers.StopAnswer, "stop --json"),
+    Artifact("inspect", JSON_SCHEMA, process_answers.InspectAnswer, "inspect --json"),
+    Artifact("doctor", JSON_SCHEMA, process_answers.DoctorAnswer, "doctor --json"),
 )
 
 HASH = {"pattern": "^[0-9a-f]{64}$"}

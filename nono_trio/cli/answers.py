@@ -200,6 +200,51 @@ class ReportAnswer(msgspec.Struct, kw_only=True, frozen=True):
     sections: int
 
 
+class ShipAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """The last line of `audit ship`: how many records and flows were sent, and how many were
+    refused; `faults` counts sessions that were tampered with, cut, removed or unreadable."""
+
+    schema: int = JSON_SCHEMA
+    sent: int
+    refused: int
+    faults: int
+
+
+class GeneratedKey(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of `keys generate`; `public_keys` is what `keys export` prints."""
+
+    schema: int = JSON_SCHEMA
+    file: str
+    key_id: str
+    public_keys: str
+
+
+class ListedKey(msgspec.Struct, kw_only=True, frozen=True):
+    """A key of `keys list`; `key_id` is null for one that can't be used, and `reason` says why."""
+
+    name: str
+    file: str
+    key_id: str | None
+    reason: str | None
+
+
+class KeysAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of `keys list`."""
+
+    schema: int = JSON_SCHEMA
+    keys: list[ListedKey]
+
+
+class ExportedKey(msgspec.Struct, kw_only=True, frozen=True):
+    """The answer of `keys export`: both public keys in Base64, and the verifier key with --vkey."""
+
+    schema: int = JSON_SCHEMA
+    key_id: str
+    note_key: str
+    bundle_key: str
+    vkey: str | None
+
+
 HostOutcome: TypeAlias = Literal["denied", "failed", "allowed"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +12,6 @@ from nono_trio.cli.json_output import print_json
 from nono_trio.cli.tables import drawing, is_drawn
 from nono_trio.cli.text import clean
 from nono_trio.config.options import AuditOptions, NetworkOptions, RunOptions, SessionOptions
-from nono_trio.errors import JSON_SCHEMA
 from nono_trio.sandbox.filesystem.plan import FileOptions
 
 if TYPE_CHECKING:
@@ -41,9 +39,9 @@ def doctor(as_json: bool) -> None:
     checks = examine(_options())
     isolation = best_isolation(checks)
     if as_json:
-        told = [asdict(check) for check in checks]
-        answer = {"schema": JSON_SCHEMA, "isolation": isolation, "checks": told}
-        print_json(answer)
+        from nono_trio.cli.process_answers import DoctorAnswer
+
+        print_json(DoctorAnswer(isolation=isolation, checks=checks))
     else:
         _tell(checks)
         print(_summary(isolation))

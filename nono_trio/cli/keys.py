@@ -23,7 +23,7 @@ from nono_trio.core.late import late_pattern
 from nono_trio.core.proof import base64_text
 from nono_trio.core.proof.note import verifier_key
 from nono_trio.core.proof.tree_head import ledger_origin, session_origin
-from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
+from nono_trio.errors import NonoTrioError, UsageError
 from nono_trio.posix.account import expand_home
 
 LEDGER = "ledger"
@@ -75,8 +75,10 @@ def generate(name: str | None, file: str | None, as_json: bool, audit_dir: str |
             hint="name a file in a directory of yours: --file FILE",
         ) from error
     if as_json:
-        made = {"file": str(path), "key_id": public.key_id, "public_keys": public.pem()}
-        print_json({"schema": JSON_SCHEMA, **made})
+        from nono_trio.cli.answers import GeneratedKey
+
+        pem = public.pem()
+        print_json(GeneratedKey(file=str(path), key_id=public.key_id, public_keys=pem))
         return
     say(f"key {public.key_id} is in {path}")
     named = f" --id {name}" if name else f" --file {shlex.quote(str(path))}" if file else ""
@@ -91,16 +93,18 @@ def list_keys(as_json: bool, audit_dir: str | None) -> None:
     root = store.state_root(audit_dir, os.environ)
     found = key_store.stored_keys(root)
     if as_json:
+        from nono_trio.cli.answers import KeysAnswer, ListedKey
+
         rows = [
-            {
-                "name": one.name,
-                "file": str(one.path),
-                "key_id": one.signer.public.key_id if one.signer is not None else None,
-                "reason": one.reason or None,
-            }
+            ListedKey(
+                name=one.name,
+                file=str(one.path),
+                key_id=one.signer.public.key_id if one.signer is not None else None,
+                reason=one.reason or None,
+            )
             for one in found
         ]
-        print_json({"schema": JSON_SCHEMA, "keys": rows})
+        print_json(KeysAnswer(keys=rows))
         return
     if not found:
         say(f"no key in {clean(str(key_store.keys_directory(root)))}")
@@ -144,14 +148,15 @@ def export(
             origin = session_origin(_session_id(vkey, audit_dir))
         text = verifier_key(origin, public.note) + "\n"
     if as_json:
+        from nono_trio.cli.answers import ExportedKey
+
         print_json(
-            {
-                "schema": JSON_SCHEMA,
-                "key_id": public.key_id,
-                "note_key": base64_text.encode(public.note),
-                "bundle_key": base64_text.encode(public.bundle),
-                "vkey": text.strip() if vkey is not None else None,
-            }
+            ExportedKey(
+                key_id=public.key_id,
+                note_key=base64_text.encode(public.note),
+                bundle_key=base64_text.encode(public.bundle),
+                vkey=text.strip() if vkey is not None else None,
+            )
         )
         return
     sys.stdout.write(text)

@@ -39,7 +39,6 @@ from nono_trio.cli.text import (
     numbers_text,
 )
 from nono_trio.core.log.events import LOST_EXIT_CODE
-from nono_trio.errors import JSON_SCHEMA
 from nono_trio.session import processes
 
 if TYPE_CHECKING:
@@ -76,7 +75,9 @@ def ps(every: bool, as_json: bool, audit_dir: str | None) -> None:
     root = _root(audit_dir)
     found = processes.overview(root, every=every)
     if as_json:
-        print_json({"schema": JSON_SCHEMA, "sessions": [_fields(one) for one in found]})
+        from nono_trio.cli.process_answers import ProcessesAnswer, ProcessRow
+
+        print_json(ProcessesAnswer(sessions=[ProcessRow(**_fields(one)) for one in found]))
         return
     if not found:
         say(f"no {'' if every else 'running '}session in {clean(str(root))}")
@@ -107,9 +108,10 @@ def stop(session: str, timeout: float, as_json: bool, audit_dir: str | None) -> 
     hurried = processes.stop(directory, timeout)
     summary = bound_facts.look(directory).summary
     if as_json:
+        from nono_trio.cli.process_answers import StopAnswer
+
         exit_code = summary.exit_code if summary is not None else None
-        ended = {"session_id": directory.name, "exit_code": exit_code, "killed": hurried}
-        print_json({"schema": JSON_SCHEMA, "status": "sealed", **ended})
+        print_json(StopAnswer(session_id=directory.name, exit_code=exit_code, killed=hurried))
         return
     code = f", exit code {summary.exit_code}" if summary is not None else ""
     how = f"its command was killed after {timeout:g} s, " if hurried else ""
@@ -132,7 +134,9 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
     one = processes.look_at(stored)
     counts = counts_of(stored)
     if as_json:
-        print_json({"schema": JSON_SCHEMA, **_fields(one), **_more_fields(one), "counts": counts})
+        from nono_trio.cli.process_answers import InspectAnswer
+
+        print_json(InspectAnswer(**_fields(one), **_more_fields(one), counts=counts))
         return
     unbound = "" if one.status == "sealed" else NOT_BOUND
     decided = f"{numbers_text(counts)} in {counted(counts.events, 'record')}{unbound}"

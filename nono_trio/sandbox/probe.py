@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import resource
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
 
 from nono_trio.core.net.fake_ip import EVERY_PORT_NETWORKS
 from nono_trio.errors import CageFailed
@@ -58,8 +59,7 @@ _PROC = Path("/proc")
 _SECCOMP_FILTERED = "2"  # the mode of a process under a filter, in /proc/self/status
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """The result of one check; `required` for full isolation, `fix` says how to get it."""
 
     name: str

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from harness import wait_until
+from schemas import validate
 from sealed_session import SMALL, build
 
 from nono_trio.audit import store
@@ -66,4 +67,5 @@ def test_stop_latest_means_what_runs(sessions: Sessions) -> None:
         wait_until(lambda: sessions.call("inspect", "lives").returncode == 0, "its name", 60)
         stopped = sessions.call("stop", "latest", "--json")
         assert json.loads(stopped.stdout)["status"] == "sealed", stopped.stderr
+        validate("stop", json.loads(stopped.stdout))
         process.wait(60)

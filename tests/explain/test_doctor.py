@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from harness import NONO_TRIO
+from schemas import validate
 
 from nono_trio.errors import CageFailed
 from nono_trio.explain.doctor import best_isolation, check_keyring
@@ -22,6 +23,7 @@ from nono_trio.sandbox.spawn import ConnectBrokerRefused, LaunchFailed, Namespac
 
 def told(sessions):
     done = sessions.call("doctor", "--json")
+    validate("doctor", json.loads(done.stdout))
     return done.returncode, json.loads(done.stdout)
 
 

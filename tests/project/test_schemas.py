@@ -99,6 +99,17 @@ def test_a_session_with_each_kind_of_file_fits(tmp_path, capsys):
         validate(name, answer)
         if file is not None:
             assert (answer["file"], answer["bytes"]) == (str(file), file.stat().st_size)
+    for name, command in {
+        "cleanup": ["audit", "cleanup", "--keep", "1", "--dry-run"],
+        "ship": ["audit", "ship", "--all", "--to", str(tmp_path / "sent.ndjson")],
+        "keys-generate": ["keys", "generate"],
+        "keys-list": ["keys", "list"],
+        "keys-export": ["keys", "export", "--vkey", "ledger"],
+        "ps": ["ps", "--all"],
+        "inspect": ["inspect", directory.name],
+    }.items():
+        assert exit_code([*command, "--json", *state]) == 0, name
+        validate(name, json.loads(capsys.readouterr().out))
     assert exit_code(["audit", "export", directory.name, *state]) == 0
     for line in capsys.readouterr().out.splitlines():
         validate("export", json.loads(line))

@@ -26,7 +26,7 @@ from nono_trio.audit.recovery.forget import SessionInUse, forget
 from nono_trio.audit.stored_session import parse_time
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.session import verify
-from nono_trio.errors import AuditLost, NonoTrioError
+from nono_trio.errors import JSON_SCHEMA, AuditLost, NonoTrioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +83,16 @@ class Cleaned(msgspec.Struct, kw_only=True):
     ended: str
     size: int
     reason: str | None = None
+
+
+class Cleanup(msgspec.Struct, kw_only=True):
+    """The whole answer: the sessions that a limit names, and the number and size of the others."""
+
+    schema: int = JSON_SCHEMA
+    dry_run: bool
+    sessions: list[Cleaned]
+    kept: int
+    kept_size: int
 
 
 @dataclass

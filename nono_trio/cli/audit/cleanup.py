@@ -14,10 +14,10 @@ from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted, size_text
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA, UsageError
+from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
-    from nono_trio.audit.recovery.cleanup import Choice, Cleaned, Limits
+    from nono_trio.audit.recovery.cleanup import Choice, Cleaned, Cleanup, Limits
 
 MAX_SIZE_FLAG = "--max-total-size"
 _LIMITS = {
@@ -76,7 +76,7 @@ def cleanup(
     if not dry_run:
         remove_abandoned(root)
     if as_json:
-        print_json(_fields(choice, told, dry_run=dry_run))
+        print_json(_answer(choice, told, dry_run=dry_run))
     else:
         say(_totals(choice, told, dry_run=dry_run))
     raise SystemExit(exit_code(one.outcome for one in told))
@@ -124,11 +124,8 @@ def _totals(choice: Choice, told: list[Cleaned], *, dry_run: bool) -> str:
     return f"{text}; {counted(len(choice.kept), 'session')} kept, {size_text(kept)}"
 
 
-def _fields(choice: Choice, told: list[Cleaned], *, dry_run: bool) -> dict[str, object]:
-    return {
-        "schema": JSON_SCHEMA,
-        "dry_run": dry_run,
-        "sessions": told,
-        "kept": len(choice.kept),
-        "kept_size": sum(one.size for one in choice.kept),
-    }
+def _answer(choice: Choice, told: list[Cleaned], *, dry_run: bool) -> Cleanup:
+    from nono_trio.audit.recovery.cleanup import Cleanup
+
+    kept_size = sum(one.size for one in choice.kept)
+    return Cleanup(dry_run=dry_run, sessions=told, kept=len(choice.kept), kept_size=kept_size)

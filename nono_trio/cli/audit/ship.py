@@ -24,7 +24,7 @@ from nono_trio.cli.shared_flags import (
     session_directory,
 )
 from nono_trio.cli.text import clean, counted
-from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
+from nono_trio.errors import NonoTrioError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,10 +110,9 @@ def _tell(message: str) -> None:
 
 def _tell_end(shipped: Shipped, *, as_json: bool) -> None:
     if as_json:
-        print_json({
-            "schema": JSON_SCHEMA, "sent": shipped.lines, "refused": shipped.refused,
-            "faults": shipped.faults,
-        })  # fmt: skip
+        from nono_trio.cli.answers import ShipAnswer
+
+        print_json(ShipAnswer(sent=shipped.lines, refused=shipped.refused, faults=shipped.faults))
     else:
         say(f"{counted(shipped.lines, 'line')} sent, {shipped.refused:,} refused")
 
