@@ -25,7 +25,7 @@ from nono_trio.audit import ledger, store
 from nono_trio.audit.export.cursor import Sent
 from nono_trio.audit.export.destination import Refused, Unavailable
 from nono_trio.audit.export.facts import facts_of
-from nono_trio.audit.export.session_reader import SessionReader
+from nono_trio.audit.export.shipped_session import ShippedSession
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_facts import UNREADABLE
 from nono_trio.core.export.exported import FaultLine, SessionFacts, event_id
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.export.cursor import Cursor
     from nono_trio.audit.export.destination import Destination, Taken
-    from nono_trio.audit.export.session_reader import Batch, Position
     from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.stored_session import FirstBad, StoredSession
     from nono_trio.core.export.exported import Exported
@@ -70,61 +69,6 @@ class _Stopped(Exception):
     """A signal came, and the receiver did not answer."""
 
 
-class _Session:
-    """A session that is not sent whole yet."""
-
-    def __init__(self, found: StoredSession, sent: Sent) -> None:
-        self.session_id = found.session_id
-        self.started = found.started
-        self.directory = found.directory
-        self.facts: SessionFacts = facts_of(found)
-        self.reader = SessionReader(found.directory, sent.position)
-        self.supervisor = found.supervisor
-        self.alive = found.alive
-        self.was_sealed = found.sealed
-        self._quiet: tuple[int, int, int] | None = None
-        self.refused_at: int | None = None
-        """How many batches the receiver had taken when it refused every line of one."""
-        self.next_try = 0.0
-
-    def is_due(self) -> bool:
-        """Return False for a crashed session that has not changed since it was read to its end, and
-        for one whose batch was refused lately."""
-        if time.monotonic() < self.next_try:
-            return False
-        return self.alive or self._quiet is None or self._stamp() != self._quiet
-
-    def rest(self) -> None:
-        """Note that all there is has been read."""
-        self._quiet = self._stamp()
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            found = (self.directory / store.LOG).stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
-
-    def look(self) -> StoredSession:
-        """Compare the files beside the log with the seal that it has got by now; blocks."""
-        return bound_facts.look(self.directory, files=True)
-
-    def put_back(self, position: Position, seconds: float) -> None:
-        """Read again from a position, after a wait."""
-        self.reader = SessionReader(self.directory, position)
-        self.next_try = time.monotonic() + seconds
-
-    def read(self, *, wait: bool) -> Batch:
-        """Return its next lines; blocks. With `wait`, a record of a live session waits for its
-        program. Raises LogRewritten and LogUnreadable."""
-        if self.alive:
-            alive = self.supervisor is not None
-            if self.supervisor is not None:
-                alive = store.is_supervised(self.directory, self.supervisor)
-            self.alive = alive and not self.reader.position.ended
-        return self.reader.read(live=self.alive and wait)
-
-
 class Shipper:
     """Ships the sessions below `audit_root`, or only `session_id`; `tell` prints a line for people.
 
@@ -149,10 +93,10 @@ class Shipper:
         self._follow = follow
         self._only = session_id
         self._backoff = Backoff(random.random, first_seconds)
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, ShippedSession] = {}
         self._finished: set[str] = set()  # sent whole, or with a fault
         self._begun: set[str] = set()  # of earlier runs
-        self._due: list[_Session] = []
+        self._due: list[ShippedSession] = []
         self._to_send: list[tuple[FaultLine, SessionFacts]] = []
         self._told: set[str] = set()
         self._told_at = 0.0
@@ -167,8 +111,11 @@ class Shipper:
         OSError. If cancelled, a batch that was on its way is sent again by the next run.
         """
         for session_id in self._cursor.known():
-            is_done = self._cursor.load(session_id).done
-            (self._finished if is_done else self._begun).add(session_id)
+            sent = self._cursor.load(session_id)
+            if not sent.done:
+                self._begun.add(session_id)
+            elif not self._has_changed(session_id, sent):
+                self._finished.add(session_id)
         try:
             while True:
                 is_last = self.stopping.is_set()
@@ -186,6 +133,14 @@ class Shipper:
                 await self._destination.aclose()
         return self.shipped
 
+    def _has_changed(self, session_id: str, sent: Sent) -> bool:
+        """Return whether the log of a session that was sent whole has another length by now: then
+        it is looked at again. One that was removed since is not."""
+        try:
+            return (self._root / session_id / store.LOG).stat().st_size != sent.position.log
+        except OSError:
+            return False
+
     async def _turn(self) -> bool:
         """Ship some batches of each session; return whether any was there."""
         await trio.to_thread.run_sync(self._find_sessions, abandon_on_cancel=True)
@@ -198,7 +153,7 @@ class Shipper:
                 progress = True
         return progress
 
-    async def _ship_next(self, session: _Session) -> bool:
+    async def _ship_next(self, session: ShippedSession) -> bool:
         """Ship one batch of a session; return False if it has no more."""
         try:
             batch = await trio.to_thread.run_sync(
@@ -244,7 +199,7 @@ class Shipper:
             self._finish(session.session_id)
         return bool(batch.lines)
 
-    async def _deliver(self, lines: Sequence[Exported], session: _Session) -> bool:
+    async def _deliver(self, lines: Sequence[Exported], session: ShippedSession) -> bool:
         """Send a batch until the receiver has taken it; return False if it refuses every line.
 
         A batch that it refuses is halved until the refused lines are found. They are passed over if
@@ -354,7 +309,7 @@ class Shipper:
         elif found.fault is not None:
             self._drop_tampered(found, found.fault)
         elif found.policy is not None or not found.alive:
-            self._sessions[session_id] = _Session(found, self._cursor.load(session_id))
+            self._sessions[session_id] = ShippedSession(found, self._cursor.load(session_id))
 
     def _drop_tampered(self, found: StoredSession, fault: FirstBad) -> None:
         session_id = found.session_id

@@ -218,6 +218,20 @@ def test_a_session_that_is_forgotten_while_it_is_read_was_removed_and_not_tamper
             assert not isinstance(caught.value, LogRewritten)
 
 
+async def test_a_log_that_grew_after_it_was_sent_whole_is_told(root, receiver):
+    """It was never looked at again."""
+    for name in ("aaaa", "bbbb"):
+        build(root, name)
+    await ship(root, receiver)
+    log = log_of(root / "aaaa")
+    log.write_bytes(log.read_bytes() + log.read_bytes())
+    told = Told()
+    shipped = await ship(root, receiver, told)
+    assert (shipped.faults, shipped.lines) == (1, 1)
+    assert told.has("line after record 6: sequence mismatch")
+    assert "aaaa/tampered" in receiver.taken
+
+
 @pytest.mark.parametrize("has_end", [False, True])
 async def test_what_a_recovery_adds_to_a_session_that_was_sent_is_sent_by_the_next_run(
     root, receiver, has_end
