@@ -118,8 +118,7 @@ def require_type(name: str, value: object, *types: type | None) -> None:
 
 def require_texts(name: str, values: object) -> None:
     """Raise UsageError for what is no sequence of texts: a text alone would be its letters, and a
-    generator would have none left for who reads it next. A text that no program's argument can be
-    is refused too."""
+    generator can be read only once. Texts that can't be a program's argument are refused too."""
     if (
         isinstance(values, str)
         or not isinstance(values, Collection)

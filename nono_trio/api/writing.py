@@ -157,7 +157,7 @@ def _checked(event: NetworkEvent) -> NetworkEvent:
 
 def _require_plain(event: NetworkEvent) -> None:
     """Raise MALFORMED for a value that JSON has no form for: it would be recorded as another one
-    (bytes as Base64, NaN as null). A tuple in place of a list is none."""
+    (bytes as Base64, NaN as null). A tuple in place of a list is allowed."""
     from datetime import date, datetime, time, timedelta  # late: for errors only
     from decimal import Decimal
     from uuid import UUID

@@ -134,8 +134,8 @@ class Shipper:
         return self.shipped
 
     def _has_changed(self, session_id: str, sent: Sent) -> bool:
-        """Return whether the log of a session that was sent whole has another length by now: then
-        it is looked at again. One that was removed since is not."""
+        """Return whether the log of a session that was sent whole has another length by now; False
+        for a session that was removed since."""
         try:
             return (self._root / session_id / store.LOG).stat().st_size != sent.position.log
         except OSError:

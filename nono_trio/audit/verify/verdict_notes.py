@@ -78,8 +78,8 @@ def evidence_notes(evidence: Evidence, answer: Verification) -> list[str]:
 
 
 def _torn_notes(evidence: Evidence) -> Sequence[str]:
-    """Return the note about the files for what a recovery cut off: whoever has the session, or an
-    archive of it, may write anything into them."""
+    """Return the note about the files for what a recovery cut off: the log does not bind them, so
+    their content may have been changed, in an archive too."""
     if not evidence.ours:
         return ()
     torn = [name for name in store.TORN_FILES if os.path.lexists(evidence.beside(name))]
