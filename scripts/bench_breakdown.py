@@ -55,6 +55,7 @@ PARTS: Final = {
     "bulk": "bulk, 8 tunnels",
     "upload": "upload, 8 tunnels",
 }
+KERNEL, OTHERS = "kernel", "other threads"
 WARM_UP: Final = 500
 SAMPLES_A_SECOND: Final = 1999
 WRITTEN_WITHIN: Final = 10.0  # seconds
@@ -75,6 +76,18 @@ LAYERS: Final = (
     ("nono_trio/proxy/transport/", "sockets, readiness, relay"),
     ("nono_trio/", "the steps of a connection, flows"),
 )
+# The innermost symbol's file, as perf names it.
+PROGRAM_PARTS: Final = (
+    ("libcrypto", "SHA-256 and other of OpenSSL"),
+    ("_hashlib", "SHA-256 and other of OpenSSL"),
+    ("msgspec", "msgspec"),
+    ("_socket", "modules of sockets and epoll"),
+    ("select.", "modules of sockets and epoll"),
+    ("python", "the interpreter"),
+)
+_COLLECTING: Final = re.compile(
+    r" (?:gc_\w+|visit_\w+|\w+_traverse|\w+unreachable|subtract_refs)\b"
+)
 _SYSTEM_CALL: Final = re.compile(r"\b__(?:x64|arm64)_sys_(\w+)")
 _STRACE_LINE: Final = re.compile(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$")
 
@@ -83,12 +96,9 @@ _STRACE_LINE: Final = re.compile(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+
 class Broken:
     """The findings about one load: shares of all CPU, and calls a unit (a request, or 1 MB)."""
 
-    kernel: dict[str, float]
+    shares: dict[str, float]
     calls: dict[str, float]
-    python: float
-    others: float
     layers: dict[str, float]
-    samples: int
 
 
 class Breakdown:
@@ -99,8 +109,7 @@ class Breakdown:
 
     def of(self, load: Load) -> Broken:
         """Break one load down, with a new proxy for each tool."""
-        kernel, python, others, samples = self._perf(load)
-        return Broken(kernel, self._strace(load), python, others, self._sampled(load), samples)
+        return Broken(self._perf(load), self._strace(load), self._sampled(load))
 
     def _run(self, load: Load, proxy: Proxy, count: int) -> None:
         size = load.size
@@ -121,7 +130,7 @@ class Breakdown:
             self._run(load, proxy, load.clients if load.is_bulk else WARM_UP)
             yield proxy
 
-    def _perf(self, load: Load) -> tuple[dict[str, float], float, float, int]:
+    def _perf(self, load: Load) -> dict[str, float]:
         data = self._state / "perf.data"
         with self._proxy(load, "perf") as proxy:
             command = [
@@ -131,26 +140,16 @@ class Breakdown:
             with _attached(command):
                 self._run(load, proxy, load.count * 2)
         told = subprocess.run(
-            ["perf", "script", "-i", data, "-F", "tid,ip,sym"],
+            ["perf", "script", "-i", data, "-F", "tid,ip,sym,dso"],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
-        kernel: Counter[str] = Counter()
-        python = others = 0
+        found: Counter[str] = Counter()
         for sample in told.strip().split("\n\n"):
-            _, _, stack = sample.partition("\n")
-            found = _SYSTEM_CALL.search(stack)
-            is_main = int(sample.split(None, 1)[0]) == proxy.pid
-            if not is_main:
-                others += 1
-            elif found is not None:
-                kernel[found[1]] += 1
-            elif stack.lstrip().startswith("ffffffff"):
-                kernel["interrupts, faults, switches"] += 1
-            else:
-                python += 1
-        total = sum(kernel.values()) + python + others
-        shares = {name: count / total for name, count in kernel.most_common()}
-        return shares, python / total, others / total, total
+            thread, _, stack = sample.partition("\n")
+            found[part_of(stack) if int(thread) == proxy.pid else OTHERS] += 1
+        shares = {name: count / found.total() for name, count in found.most_common()}
+        own = sum(shares[name] for name in shares if not name.startswith((KERNEL, OTHERS)))
+        return {"outside of the kernel": own} | shares
 
     def _strace(self, load: Load) -> dict[str, float]:
         output = self._state / "strace.txt"
@@ -172,7 +171,7 @@ class Breakdown:
             places = _written(proxy, output)
         layers: Counter[str] = Counter()
         for place, count in places.items():
-            layers[_layer(place)] += count
+            layers[layer_of(place)] += count
         return {name: count / layers.total() for name, count in layers.most_common()}
 
 
@@ -203,21 +202,29 @@ def _written(proxy: Proxy, output: Path) -> dict[str, int]:
     return counts
 
 
-def _layer(place: str) -> str:
+def part_of(stack: str) -> str:
+    """Name the part of a sample of the main thread: a system call, or a file of the program."""
+    call = _SYSTEM_CALL.search(stack)
+    if call is not None:
+        return f"{KERNEL}: `{call[1]}`"
+    innermost = stack.lstrip().partition("\n")[0]
+    if innermost.startswith("ffffffff"):
+        return f"{KERNEL}: interrupts, faults, entry and exit"
+    if _COLLECTING.search(innermost):
+        return "garbage collection"
+    return next((name for part, name in PROGRAM_PARTS if part in innermost), "libc and others")
+
+
+def layer_of(place: str) -> str:
+    """Name the layer of a place that the sampler noted."""
     return next((layer for start, layer in LAYERS if place.startswith(start)), "the interpreter")
 
 
 def as_markdown(broken: dict[str, Broken]) -> str:
     """Three tables, a column for each load."""
     names = [*broken]
-    shares = {
-        name: {"the main thread outside of the kernel": one.python}
-        | {f"kernel: `{call}`": share for call, share in one.kernel.items()}
-        | {"other threads": one.others}
-        for name, one in broken.items()
-    }
     parts = [
-        _table("CPU", names, shares, "{:.0%}", LEAST),
+        _table("CPU", names, {n: one.shares for n, one in broken.items()}, "{:.0%}", LEAST),
         _table("the main thread, all", names, {n: one.layers for n, one in broken.items()},
                "{:.0%}", LEAST),
         _table("system calls", names, {n: one.calls for n, one in broken.items()}, "{:.2f}", 0.01),

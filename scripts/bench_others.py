@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 PROXY_PY: Final = "PROXY_PY"  # the variable that names its program
 SANDBOX_RUNTIME: Final = "SANDBOX_RUNTIME"  # the variable that names its package's directory
-_SLOW: Final = 0.25  # of a load, for a proxy that takes several times as long
+# Of a load, for proxies that take several times as long.
+_SLOW, _VERY_SLOW = 0.25, 0.1
 _TINYPROXY: Final = """Port {port}
 Listen {address}
 MaxClients 600
@@ -138,7 +139,7 @@ def _mitmproxy(directory: Path, port: int) -> _Program:
         program, "-q", "--listen-host", ADDRESS, "--listen-port", str(port), "-s", str(script),
         "--set", f"confdir={directory}", "--ignore-hosts", ".*",
     ]  # fmt: skip
-    return _Program("mitmproxy", f"mitmdump (PATH, or {MITMDUMP})", command, port, share=_SLOW)
+    return _Program("mitmproxy", f"mitmdump (PATH, or {MITMDUMP})", command, port, share=_VERY_SLOW)
 
 
 def _proxy_py(port: int) -> _Program:
