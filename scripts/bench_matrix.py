@@ -105,9 +105,12 @@ def _titles(rows: Iterable[Row]) -> list[tuple[str, list[str]]]:
     return [*units.items()]
 
 
-def _lines(rows: Iterable[Row], units: Sequence[str]) -> list[tuple[str, str]]:
-    """The loads of these units, each once, in the order of the loads."""
-    return [*dict.fromkeys((row.name, row.unit) for row in rows if row.unit in units)]
+def _lines(rows: Sequence[Row], units: Sequence[str]) -> list[tuple[str, str]]:
+    """The loads of these units, each once, in the order of the peer that can do most of them."""
+    most = max(_peers(rows), key=lambda peer: sum(row.peer_name == peer for row in rows))
+    ordered = [*dict.fromkeys(row.name for row in rows if row.peer_name == most)]
+    found = dict.fromkeys((row.name, row.unit) for row in rows if row.unit in units)
+    return sorted(found, key=lambda line: (ordered.index(line[0]), line[1]))
 
 
 def _name(name: str, unit: str) -> str:
