@@ -19,7 +19,14 @@ from nono_trio.audit.store import CHECKPOINTS
 from nono_trio.audit.verify.chain import BadRecord
 from nono_trio.audit.verify.checkpoints import parse_checkpoint
 from nono_trio.audit.verify.part_worker import AHEAD, Worker, Workers, read_part
-from nono_trio.audit.verify.parts import MAX_MARKS, MAX_PART_LINE, PART_BYTES, Part, check_part
+from nono_trio.audit.verify.parts import (
+    LEAST_PART_BYTES,
+    MAX_MARKS,
+    MAX_PART_LINE,
+    PART_BYTES,
+    Part,
+    check_part,
+)
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -57,15 +64,16 @@ class PartsJoiner:
             Workers(self._jobs - 1, file.fileno()) as workers,
         ):
             check.read_to(size, lambda: check.may_join)
-            plan = _Plan(self._evidence, file.fileno(), check)
+            plan = _Plan(self._evidence, file.fileno(), check, self._jobs)
             _Reading(check, plan, workers, file.fileno()).run()
 
 
 class _Plan:
     """The parts of a log, in order; `next` is None at the end, and where no part can be made."""
 
-    def __init__(self, evidence: Evidence, log: int, check: LogCheck) -> None:
+    def __init__(self, evidence: Evidence, log: int, check: LogCheck, jobs: int) -> None:
         self._log = log
+        self._shares = AHEAD * jobs if jobs > 1 else 1
         self._size = evidence.log_size
         self._begin = check.good_bytes
         self._check = check
@@ -75,7 +83,9 @@ class _Plan:
 
     def next(self) -> Part | None:
         """Return the next part."""
-        end = self._line_end(self._begin + PART_BYTES)
+        # The last parts are smaller: all processes are to end at the same time.
+        size = min(PART_BYTES, max(LEAST_PART_BYTES, (self._size - self._begin) // self._shares))
+        end = self._line_end(self._begin + size)
         if end is None or end <= self._begin:
             return None
         marks: list[int] = []
@@ -149,7 +159,11 @@ class _Reading:
 
     def _hand_out(self) -> None:
         for worker in self._workers.all:
-            while worker.outstanding < AHEAD and (part := self._next()) is not None:
+            while (
+                worker.is_ready
+                and worker.outstanding < AHEAD
+                and (part := self._next()) is not None
+            ):
                 worker.send(part)
                 self._waiting.append(_Pending(part, worker))
 

@@ -3,8 +3,9 @@
 Rules of this file: a worker is a new interpreter (never a fork: an embedding program may have
 threads) that imports the chain and nothing of the command. It gets the open log, so a file that is
 replaced meanwhile can't be mixed in, and one end of a socket; each message has its length before
-it. A worker ends when the joiner has gone. A worker that can't be started is done without; one that
-is lost in its work is an error, and never a verdict.
+it. A worker says when it is ready, with a message without content: until then it gets no part, and
+nothing waits for it. It ends when the joiner has gone. A worker that can't be started is done
+without; one that is lost is an error, and never a verdict.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ class WorkerLost(NonoTrioError):
 
 
 class Worker:
-    """One process; `answers` has the checked parts, in the order in which they were sent."""
+    """One process; `answers` has the checked parts, in the order in which they were sent.
+
+    `is_ready`: it has started, and may get parts.
+    """
 
     def __init__(self, log: int) -> None:
         ours, theirs = socket.socketpair()
@@ -71,6 +75,7 @@ class Worker:
             os.close(copy)
             theirs.close()
         self.socket = ours
+        self.is_ready = False
         self.answers: deque[GoodPart | None] = deque()
         self.outstanding = 0
         self._received = bytearray()
@@ -98,8 +103,11 @@ class Worker:
             end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
             if len(received) < end:
                 return
-            self.answers.append(_answer_decoder.decode(received[_LENGTH.size : end]))
-            self.outstanding -= 1
+            if end == _LENGTH.size:
+                self.is_ready = True
+            else:
+                self.answers.append(_answer_decoder.decode(received[_LENGTH.size : end]))
+                self.outstanding -= 1
             del received[:end]
 
     def end(self) -> None:
@@ -162,6 +170,7 @@ def work(descriptor: int, log: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the joiner, which ends us
     collect_rarely()  # records make no circles
     with socket.socket(fileno=descriptor) as joiner, suppress(OSError):
+        joiner.sendall(_LENGTH.pack(0))
         while (head := _exactly(joiner, _LENGTH.size)) is not None:
             message = _exactly(joiner, _LENGTH.unpack(head)[0])
             if message is None:

@@ -39,6 +39,7 @@ from nono_trio.core.proof import tree
 from nono_trio.core.proof.accumulator import subtrees
 
 PART_BYTES: Final = 1024 * 1024  # some 1,400 records: 5 ms of work
+LEAST_PART_BYTES: Final = 128 * 1024
 BLOCK_BYTES: Final = 64 * 1024  # a processor's cache has room for it, and for what is made of it
 MAX_PART_LINE: Final = 1024 * 1024  # a longer line is left to the one pass
 MAX_MARKS: Final = 1000  # so that a request fits into a socket's buffer

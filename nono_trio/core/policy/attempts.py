@@ -161,7 +161,7 @@ class AttemptTally(msgspec.Struct):
         at the place of the first, so that the tables are filled in the same order.
         """
         left, one_by_one = Counter(order), self._one_by_one(kinds)
-        for place in order:
+        for place in order if one_by_one else list(left):
             if place in one_by_one:
                 self._add(kinds[place], 1)
             elif times := left[place]:

@@ -49,6 +49,21 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(joiner, "PART_BYTES", SMALL_PART)
 
 
+@pytest.fixture(autouse=True)
+def ready_workers(monkeypatch):
+    """Workers get parts from the beginning; these logs are read before a process has started."""
+    enter = part_worker.Workers.__enter__
+
+    def enter_and_wait(workers):
+        enter(workers)
+        while not all(worker.is_ready for worker in workers.all):
+            workers.receive(wait=True)
+        return workers
+
+    monkeypatch.setattr(part_worker.Workers, "__enter__", enter_and_wait)
+    return enter
+
+
 def copy(built, tmp_path, kind):
     root = tmp_path / "audit"
     shutil.copytree(built / kind, root)
@@ -332,19 +347,38 @@ def test_a_part_that_begins_at_the_first_record_is_not_good(built):
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_worker_is_an_error_and_no_verdict(built, monkeypatch, ending):
-    monkeypatch.setattr(part_worker, "ANSWER_SECONDS", 0.2)
     started = []
 
     class Lost(part_worker.Worker):
-        def __init__(self, log):
-            super().__init__(log)
+        def send(self, part):
+            monkeypatch.setattr(part_worker, "ANSWER_SECONDS", 0.2)
             os.kill(self.pid, ending)
             started.append(self.pid)
+            super().send(part)
 
     monkeypatch.setattr(part_worker, "Worker", Lost)
     with pytest.raises(part_worker.WorkerLost) as lost:
         verify(built / "sealed" / "0123456789abcdef", jobs=2)
     assert (lost.value.exit_code, lost.value.hint) == (2, "verify with --jobs 1")
+    assert started
+    for pid in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_worker_that_has_not_started_yet_is_not_waited_for(built, monkeypatch, ready_workers):
+    monkeypatch.setattr(part_worker.Workers, "__enter__", ready_workers)
+    started = []
+
+    class Stopped(part_worker.Worker):
+        def __init__(self, log):
+            super().__init__(log)
+            os.kill(self.pid, signal.SIGSTOP)
+            started.append(self.pid)
+
+    monkeypatch.setattr(part_worker, "Worker", Stopped)
+    assert verify(built / "sealed" / "0123456789abcdef", jobs=3).verdict == "verified"
+    assert len(started) == 2
     for pid in started:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
