@@ -10,7 +10,6 @@ memory does not grow with the log.
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +26,7 @@ from nono_trio.audit.verify.parts import (
     Part,
     check_part,
 )
+from nono_trio.audit.verify.worker_process import automatic_jobs
 from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
@@ -37,11 +37,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.verify.log_check import LogCheck
     from nono_trio.audit.verify.parts import GoodPart
 
-# About 20,000 records: below, the start of another process costs more than it gains.
-LEAST_FOR_JOBS: Final = 16 * 1024 * 1024
 ORDINARY_LINE: Final = 16 * 1024
-# The joiner folds the attempts of all parts: more processes would wait for it.
-MOST_AUTOMATIC_JOBS: Final = 4
 
 
 class PartsDisagree(Exception):
@@ -53,7 +49,7 @@ class PartsJoiner:
 
     def __init__(self, evidence: Evidence, jobs: int | None) -> None:
         self._evidence = evidence
-        self._jobs = _automatic_jobs(evidence.log_size) if jobs is None else jobs
+        self._jobs = automatic_jobs(evidence.log_size) if jobs is None else jobs
 
     def run(self, check: LogCheck) -> None:
         """Read the log as far as it can be joined. Raises OSError, BadRecord for what `check` reads
@@ -199,20 +195,3 @@ def _offsets(checkpoints: Path, size: int) -> Iterator[int]:
         if checkpoint is None:
             return
         yield checkpoint.offset
-
-
-def _automatic_jobs(size: int) -> int:
-    if os.geteuid() != os.getuid():  # we act as a user who may not be allowed to start the program
-        return 1
-    return 1 if size < LEAST_FOR_JOBS else min(_usable_cpus(), MOST_AUTOMATIC_JOBS)
-
-
-if sys.platform == "linux":
-
-    def _usable_cpus() -> int:
-        return len(os.sched_getaffinity(0))
-
-else:
-
-    def _usable_cpus() -> int:
-        return os.cpu_count() or 1

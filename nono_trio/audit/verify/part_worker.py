@@ -1,31 +1,28 @@
-"""The processes that check parts of a log, and the messages between them and the joiner.
+"""The messages between the joiner of a log and the processes that check parts of it.
 
-Rules of this file: a worker is a new interpreter (never a fork: an embedding program may have
-threads) that imports the chain and nothing of the command. It gets the open log, so a file that is
-replaced meanwhile can't be mixed in, and one end of a socket; each message has its length before
-it. A worker says when it is ready, with a message without content: until then it gets no part, and
-nothing waits for it. It ends when the joiner has gone. A worker that can't be started is done
-without; one that is lost is an error, and never a verdict.
+Rules of this file: a worker imports the chain and nothing of the command. It gets the open log, so
+a file that is replaced meanwhile can't be mixed in; each message has its length before it. A worker
+says when it is ready, with a message without content: until then it gets no part, and nothing waits
+for it. It ends when the joiner has gone. A worker that can't be started is done without; one that
+is lost is an error, and never a verdict.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import struct
-import sys
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
-import nono_trio
 from nono_trio.audit.verify.parts import GoodPart, Part, check_part
+from nono_trio.audit.verify.worker_process import take_worker
 from nono_trio.errors import NonoTrioError
-from nono_trio.startup import collect_rarely, library_environment
+from nono_trio.startup import collect_rarely
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,13 +32,7 @@ AHEAD: Final = 2  # parts that a worker has at a time, so that it never waits fo
 ANSWER_SECONDS: Final = 120.0
 
 _LENGTH: Final = struct.Struct("!I")
-_PACKAGE_PARENT: Final = os.path.dirname(os.path.dirname(os.path.abspath(nono_trio.__file__)))
-# As startup.py: only the package, and none of its neighbours.
-_BOOTSTRAP: Final = (
-    "import sys; sys.path[:] = sys.argv[4:]; sys.path.insert(0, sys.argv[3]); import nono_trio;"
-    " del sys.path[0]; from nono_trio.audit.verify.part_worker import work;"
-    " work(int(sys.argv[1]), int(sys.argv[2]))"
-)
+_LOG: Final = b"L"  # the first message: the descriptor of the log comes with it
 _encoder = msgspec.msgpack.Encoder()
 _part_decoder = msgspec.msgpack.Decoder(Part)
 _answer_decoder: msgspec.msgpack.Decoder[GoodPart | None] = msgspec.msgpack.Decoder(GoodPart | None)
@@ -60,21 +51,13 @@ class Worker:
     """
 
     def __init__(self, log: int) -> None:
-        ours, theirs = socket.socketpair()
-        copy = os.dup(log)
+        self._process = take_worker()
+        self.pid, self.socket = self._process.pid, self._process.socket
         try:
-            theirs.set_inheritable(True)
-            os.set_inheritable(copy, True)
-            argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP]
-            argv += [str(theirs.fileno()), str(copy), _PACKAGE_PARENT, *filter(None, sys.path)]
-            self.pid = os.posix_spawn(sys.executable, argv, library_environment())
+            socket.send_fds(self.socket, [_LOG], [log])
         except OSError:
-            ours.close()
+            self._process.end()
             raise
-        finally:
-            os.close(copy)
-            theirs.close()
-        self.socket = ours
         self.is_ready = False
         self.answers: deque[GoodPart | None] = deque()
         self.outstanding = 0
@@ -112,11 +95,7 @@ class Worker:
 
     def end(self) -> None:
         """Kill and reap the process."""
-        self.socket.close()
-        with suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+        self._process.end()
 
 
 class Workers:
@@ -165,12 +144,13 @@ def _lost() -> WorkerLost:
     )
 
 
-def work(descriptor: int, log: int) -> NoReturn:
+def work(descriptor: int) -> NoReturn:
     """Be a worker: answer each part until the joiner has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the joiner, which ends us
     collect_rarely()  # records make no circles
     with socket.socket(fileno=descriptor) as joiner, suppress(OSError):
         joiner.sendall(_LENGTH.pack(0))
+        _, descriptors, _, _ = socket.recv_fds(joiner, len(_LOG), 1)
+        log = descriptors[0] if descriptors else os._exit(0)
         while (head := _exactly(joiner, _LENGTH.size)) is not None:
             message = _exactly(joiner, _LENGTH.unpack(head)[0])
             if message is None:

@@ -385,7 +385,7 @@ def test_a_worker_that_has_not_started_yet_is_not_waited_for(built, monkeypatch,
 
 
 def test_without_room_for_a_process_one_does_the_work(built, monkeypatch):
-    def refuse(*_arguments):
+    def refuse(*_arguments, **_options):
         raise BlockingIOError
 
     monkeypatch.setattr(os, "posix_spawn", refuse)

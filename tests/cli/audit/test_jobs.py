@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +14,7 @@ import pytest
 import sealed_session as made
 
 from nono_trio.audit import ledger
+from nono_trio.audit.verify import worker_process
 from nono_trio.cli.audit import verify
 from nono_trio.errors import LogUnreadable
 
@@ -88,3 +90,28 @@ def test_what_has_not_begun_is_cancelled_at_the_end(root, pool):
     assert pool.cancelled is None
     answers = None  # as Ctrl-C leaves it
     assert pool.cancelled
+
+
+@pytest.mark.parametrize("are_used", [True, False])
+def test_processes_that_start_early_are_used_and_gone_at_the_end(root, run, monkeypatch, are_used):
+    directory, started = made.build(root, NAMES[0]), []
+
+    class Watched(worker_process.WorkerProcess):
+        def __init__(self):
+            super().__init__()
+            started.append(self.pid)
+
+    monkeypatch.setattr(worker_process, "WorkerProcess", Watched)
+    monkeypatch.setattr(worker_process, "LEAST_FOR_JOBS", 1)
+    if are_used:
+        monkeypatch.setattr("nono_trio.audit.verify.session.LEAST_BYTES", 1)
+    for target in (directory, NAMES[0]):
+        code, out, _ = run("audit", "verify", "--json", "--jobs", 3, target)
+        assert (code, json.loads(out)["verdict"]) == (0, "verified")
+    assert len(started) == 4
+    for pid in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    run("audit", "verify", "--jobs", 1, NAMES[0])
+    run("audit", "verify", "--jobs", 3, "--quick", NAMES[0])
+    assert len(started) == 4
