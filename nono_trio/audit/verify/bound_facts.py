@@ -71,12 +71,21 @@ def look(
 
     `report` is the report on the ledger beside it, if there is one already. With `files`,
     flows.ndjson and the other files beside a sealed log are hashed as well. A faulty session is
-    read twice: it may have been sealed or recovered meanwhile.
+    read twice: it may have been sealed or recovered meanwhile. One that was removed on purpose
+    meanwhile is unreadable.
     """
     found = _Look(directory, report, files=files).run()
     if found.fault is None and (found.sealed or found.alive):
         return found
-    return _Look(directory, None if found.fault is not None else report, files=files).run()
+    found = _Look(directory, None if found.fault is not None else report, files=files).run()
+    if found.fault is None:
+        return found
+    try:
+        ledger.require_not_removed(directory)
+    except LogUnreadable as gone:
+        fault = FirstBad(failure=UNREADABLE, expected="a readable file", got=gone.message)
+        return msgspec.structs.replace(found, fault=fault)
+    return found
 
 
 def compared(found: StoredSession, story: Story) -> StoredSession:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit import ledger as ledgers
+from nono_trio.audit import store
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify.evidence import NoSession, session_directory
 from nono_trio.audit.verify.verdict import LedgerSeen, Verification
@@ -43,6 +45,9 @@ def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> V
 def verify_without_session(target: Path, error: LogUnreadable) -> Verification:
     """Return the answer for a missing or unreadable session: worse, if the ledger knows the
     session."""
+    removed = removed_meanwhile(target)
+    if removed is not None:
+        return removed
     notes = [error.message]
     if error.hint is not None:
         notes.append(error.hint)
@@ -63,3 +68,17 @@ def verify_without_session(target: Path, error: LogUnreadable) -> Verification:
         expected = f"the session that the ledger knows as {directory.name}"
         answer.first_bad = FirstBad(failure=SESSION_GONE, expected=expected, got=error.message)
     return answer
+
+
+def removed_meanwhile(target: Path) -> Verification | None:
+    """Return the answer about a session that is gone because it was removed on purpose, also where
+    `target` is a file of it; None for any other. What was read of it before does not count."""
+    for directory in (target, target.parent):
+        if store.is_session_id(directory.name) and not os.path.lexists(directory):
+            try:
+                report = ledgers.verify(directory.parent, directory.name)
+            except LogUnreadable:
+                return None
+            if directory.name in report.removed:
+                return verify_missing(directory.parent, directory.name, report)
+    return None

@@ -26,7 +26,7 @@ from nono_trio.audit.verify.binding import binding_fault, current_report
 from nono_trio.audit.verify.bound_files import Bound
 from nono_trio.audit.verify.evidence import Evidence, gather, is_ledger
 from nono_trio.audit.verify.log_check import LogCheck
-from nono_trio.audit.verify.no_session import verify_without_session
+from nono_trio.audit.verify.no_session import removed_meanwhile, verify_without_session
 from nono_trio.audit.verify.quick import QuickCheck
 from nono_trio.audit.verify.session_signatures import (
     require_signed_end,
@@ -94,7 +94,8 @@ def verify(
     session that is missing in it, which may have been sealed since). `watch` gets a function that
     returns the share of the log that is read; another thread may call it. With `pinned`, only a
     session that is signed with that key is verified. Raises nothing for its
-    faults: an unreadable session has the verdict `unreadable` and a note.
+    faults: an unreadable session has the verdict `unreadable` and a note, and so has one that is
+    removed on purpose meanwhile.
     """
     try:
         if is_ledger(target):
@@ -113,7 +114,10 @@ def verify(
         return verify_without_session(target, error)
     except OSError as error:
         note = f"{error.filename or target} can't be read: {error.strerror or error}"
-        return Verification(verdict="unreadable", path=str(target), notes=[note])
+        unread = Verification(verdict="unreadable", path=str(target), notes=[note])
+        return removed_meanwhile(target) or unread
+    if answer.first_bad is not None and (removed := removed_meanwhile(target)) is not None:
+        return removed
     if quick and not evidence.checkpoints_size:
         answer.notes.append("quick: there are no checkpoints, so every record was checked")
     return answer
