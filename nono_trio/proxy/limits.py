@@ -18,6 +18,9 @@ READ_BODY: Final = 96 * 1024
 # Bytes, one for the whole proxy. Copying costs 0.25 CPU s/GB with it, twice that with 64 KiB; 1 MiB
 # gains less than the noise of the measurement.
 RELAY_BUFFER: Final = 256 * 1024
+# Bytes of the last piece from which on the next one is spliced: four system calls, which for small
+# pieces cost more than to read and send them, two.
+SPLICE_FROM: Final = 64 * 1024
 PIPE_BYTES: Final = 1024 * 1024  # of a pipe for splice(2); what Linux lets an ordinary user have
 # Of one process: a quarter of what Linux lets all pipes of an ordinary user hold (64 MiB), as other
 # sessions and programs of the user need some. Beyond them bytes are read and sent.

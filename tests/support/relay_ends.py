@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import trio
 from running_proxy import BOUND
 
+from nono_trio.proxy.transport import relay as relaying
 from nono_trio.proxy.transport.epoll import Readiness, Waker
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.transport import TcpTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import pytest
 
 SIOCOUTQ, FIONREAD = 0x5411, 0x541B
 SMALL = 1 << 16  # bytes; the kernel doubles it
@@ -97,6 +100,12 @@ def ends(buffer: RelayBuffer | None = None, pair=tcp_pair) -> Iterator[Ends]:
         two = Ends(stack, buffer or RelayBuffer(), pair)
         stack.callback(two.close)
         yield two
+
+
+def splice_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Splice from the first byte on, however small the pieces are."""
+    patch.setattr(relaying, "BULK_AFTER", 0)
+    patch.setattr(relaying, "SPLICE_FROM", 0)
 
 
 def read_all(sock: socket.socket) -> bytes:

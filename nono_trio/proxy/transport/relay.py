@@ -5,8 +5,8 @@ Rules of this file:
   backpressure.
 - The end of one direction is passed on as a shutdown and leaves the other direction open.
 - No direction waits, so both share one task and one buffer.
-- Many bytes between two TCP sockets go through a pipe instead (splice.py), unless something of ours
-  must see them. All rules hold for both ways.
+- Bytes between two TCP sockets that come in large pieces go through a pipe instead (splice.py),
+  unless something of ours must see them. All rules hold for both ways.
 - The counts are plain attributes, so they are right for a relay that is cancelled, too.
 """
 
@@ -15,7 +15,14 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final, Protocol
 
-from nono_trio.proxy.limits import BULK_AFTER, MAX_HELD, RELAY_BUFFER, SMALL_READ, TURN_BYTES
+from nono_trio.proxy.limits import (
+    BULK_AFTER,
+    MAX_HELD,
+    RELAY_BUFFER,
+    SMALL_READ,
+    SPLICE_FROM,
+    TURN_BYTES,
+)
 from nono_trio.proxy.transport.splice import PipePool, splice_between
 from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.steps import turn
@@ -67,7 +74,7 @@ class Direction:
     returns True. `sieve` gets them for as long as the relay lasts."""
 
     __slots__ = (
-        "_buffer", "_may_splice", "_splice",
+        "_buffer", "_comes_large", "_may_splice", "_splice",
         "done", "held", "look", "moved", "sieve", "sink", "source",
     )  # fmt: skip
 
@@ -80,6 +87,7 @@ class Direction:
         self.sieve: Sieve | None = None
         self._buffer = buffer
         self.held = b""
+        self._comes_large = True
         self._may_splice = True
         self._splice: Splice | None = None  # once it is bulk
 
@@ -108,9 +116,10 @@ class Direction:
             if self.moved >= stop:
                 return True
             is_bulk = self.moved >= BULK_AFTER and buffer.held < MAX_HELD
-            if is_bulk and self._may_splice and self.look is None:
+            if is_bulk and self._comes_large and self._may_splice and self.look is None:
                 splice = self._splice_from(stop - self.moved)
                 if splice is not None:
+                    self._comes_large = splice.held >= SPLICE_FROM
                     if self._send_spliced(splice):
                         continue
                     break
@@ -119,6 +128,8 @@ class Direction:
             if not count:
                 self.done = count == 0
                 break
+            if count >= SPLICE_FROM:
+                self._comes_large = True
             piece = buffer.space[:count]
             if self.look is not None and self.look(piece):
                 self.look = None

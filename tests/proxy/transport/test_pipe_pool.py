@@ -20,11 +20,11 @@ from relay_ends import (
     ends,
     exchange,
     open_files,
+    splice_at_once,
     unix_pair,
 )  # fmt: skip
 
 from nono_trio.proxy.limits import MAX_PIPES, most_pipes
-from nono_trio.proxy.transport import relay as relaying
 from nono_trio.proxy.transport import splice
 from nono_trio.proxy.transport.relay import RelayBuffer
 from nono_trio.proxy.transport.splice import PipePool
@@ -134,7 +134,7 @@ def test_a_low_limit_of_open_files_means_few_pipes(monkeypatch):
 
 
 def test_a_thousand_relays_leave_no_pipe_however_they_end(monkeypatch):
-    monkeypatch.setattr(relaying, "BULK_AFTER", 0)
+    splice_at_once(monkeypatch)
     buffer, files = RelayBuffer(), open_files()
     with ExitStack() as stack:
         open_ends: list[Ends] = []
@@ -183,7 +183,7 @@ def test_a_relay_that_is_cancelled_at_an_await_keeps_no_pipe():
 @pytest.mark.parametrize("at", range(8))
 def test_an_interrupt_in_a_step_leaves_no_bytes_in_the_pool(monkeypatch, at):
     """The bytes had moved and were not counted, so the pipe is closed."""
-    monkeypatch.setattr(relaying, "BULK_AFTER", 0)
+    splice_at_once(monkeypatch)
     real, calls = os.splice, []
 
     def interrupted(*arguments: Any, **more: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 import pytest
@@ -17,6 +18,7 @@ from relay_ends import (
     exchange,
     in_flight,
     read_all,
+    splice_at_once,
     wait_until,
 )  # fmt: skip
 from running_proxy import BOUND
@@ -77,9 +79,35 @@ def test_many_bytes_go_through_a_pipe_and_few_do_not():
     assert two.buffer.pipes.open_pipes == 0
 
 
+def test_small_pieces_are_read_and_sent_although_many_came_before(monkeypatch):
+    """Two system calls a piece. A large one is spliced again."""
+    real, calls = os.splice, []
+
+    def counting(*arguments: int, flags: int) -> int:
+        calls.append(arguments)
+        return real(*arguments, flags=flags)
+
+    def pass_on(piece: bytes) -> None:
+        two.server.send(piece)
+        assert two.drain(len(piece)) == piece
+
+    with ends() as two:
+        sent = two.pour_down()
+        assert two.drain(len(sent)) == sent
+        monkeypatch.setattr(os, "splice", counting)
+        pass_on(b"the first one")
+        del calls[:]
+        for _ in range(5):
+            pass_on(b"x" * 1000)
+        assert calls == []
+        sent = two.pour_down()
+        assert two.drain(len(sent)) == sent
+        assert calls
+
+
 def test_a_turn_moves_no_more_than_other_tasks_may_be_kept_waiting_for(monkeypatch):
     monkeypatch.setattr(relaying, "TURN_BYTES", 50_000)
-    monkeypatch.setattr(relaying, "BULK_AFTER", 0)
+    splice_at_once(monkeypatch)
     with ends() as two:
         sent = two.server.send(TEXT[:200_000])
         turns = []
@@ -91,8 +119,9 @@ def test_a_turn_moves_no_more_than_other_tasks_may_be_kept_waiting_for(monkeypat
         assert max(turns) == 50_000
 
 
-def test_urgent_data_neither_ends_a_stream_nor_stalls_it():
+def test_urgent_data_neither_ends_a_stream_nor_stalls_it(monkeypatch):
     """splice(2) stops before it; at the end it even returns 0. A read leaves it out."""
+    splice_at_once(monkeypatch)
     with ends() as two:
         two.drain(len(two.pour_down()))
         before = two.relay.down.moved
@@ -108,7 +137,7 @@ def test_urgent_data_neither_ends_a_stream_nor_stalls_it():
 
 def test_what_must_be_seen_is_not_spliced(monkeypatch):
     """A hello that is followed, and a sieve."""
-    monkeypatch.setattr(relaying, "BULK_AFTER", 0)
+    splice_at_once(monkeypatch)
     seen = bytearray()
 
     class Sieve:
