@@ -186,40 +186,52 @@ def splice_between(source: Transport, sink: Transport, pool: PipePool) -> Splice
 def _moved(side: TcpTransport, source: int, sink: int, most: int) -> int | None:
     """Splice without waiting; return how many bytes moved, or None if these can't be spliced.
     Raises SideFailed with `side`, the one of both ends that is no pipe."""
-    if sys.platform != "linux":
+    if sys.platform == "linux":
+        try:
+            return os.splice(source, sink, most, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno in _CANNOT:
+                return None
+            raise SideFailed(side.side, error.errno) from error
+    else:
         return None
-    try:
-        return os.splice(source, sink, most, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
-    except BlockingIOError:
-        return 0
-    except OSError as error:
-        if error.errno in _CANNOT:
-            return None
-        raise SideFailed(side.side, error.errno) from error
 
 
 def _open(open_pipes: int) -> Pipe | None:
-    """Open a pipe of PIPE_BYTES for a pool that has so many; None if it can't or must not."""
-    if sys.platform != "linux":
-        return None
+    """Open a pipe for a pool that has so many; None if it can't or must not."""
     if open_pipes >= most_pipes(resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
         return None
     if not _places.acquire(blocking=False):
         return None
     try:
-        pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError:  # no descriptor left
+        return _large_pipe()
+    except OSError:
         _places.release()
         return None
-    try:
-        fcntl.fcntl(pipe.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    except OSError:  # the user has too many pipes, or none may be as large
-        _close(pipe)
-        return None
-    return pipe
+
+
+def _large_pipe() -> Pipe:
+    """Open a pipe of PIPE_BYTES. Raises OSError without a descriptor for it, if the user has too
+    many pipes, and if no pipe may be as large."""
+    if sys.platform == "linux":
+        pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        try:
+            fcntl.fcntl(pipe.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            _close_ends(pipe)
+            raise
+        return pipe
+    else:  # noqa: RET505 - mypy finds code after the `if` unreachable elsewhere
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 def _close(pipe: Pipe) -> None:
+    _close_ends(pipe)
+    _places.release()
+
+
+def _close_ends(pipe: Pipe) -> None:
     os.close(pipe.read_end)
     os.close(pipe.write_end)
-    _places.release()
