@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from running_proxy import BOUND
 
+from nono_trio.proxy.limits import TURN_BYTES
 from nono_trio.proxy.transport import relay as relaying
 from nono_trio.proxy.transport.epoll import Readiness, Waker
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
@@ -78,7 +79,7 @@ class Ends:
             while True:
                 piece = TEXT[len(sent) % 65536 :][:500_000]
                 sent += piece[: self.server.send(piece)]
-                self.relay.down.pump()
+                self.relay.down.pump(TURN_BYTES)
         return bytes(sent)
 
     def drain(self, count: int) -> bytes:
@@ -87,7 +88,7 @@ class Ends:
 
         def has_all() -> bool:
             got.extend(read_all(self.client))
-            self.relay.down.pump()
+            self.relay.down.pump(TURN_BYTES)
             return len(got) >= count
 
         wait_until(has_all)

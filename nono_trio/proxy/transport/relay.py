@@ -7,6 +7,8 @@ Rules of this file:
 - No direction waits, so both share one task and one buffer.
 - Bytes between two TCP sockets that come in large pieces go through a pipe instead (splice.py),
   unless something of ours must see them. All rules hold for both ways.
+- A relay that moves much at a time becomes a task: in a step of the dispatcher (steps.py) a
+  millisecond of each of many tunnels would keep all other tasks waiting.
 - The counts are plain attributes, so they are right for a relay that is cancelled, too.
 """
 
@@ -25,7 +27,7 @@ from nono_trio.proxy.limits import (
 )
 from nono_trio.proxy.transport.splice import PipePool, splice_between
 from nono_trio.proxy.transport.transport import SideFailed
-from nono_trio.steps import turn
+from nono_trio.steps import become_task, turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -101,17 +103,17 @@ class Direction:
         self.held += early
         self._buffer.held += len(early)
 
-    def pump(self) -> bool:
-        """Move bytes without waiting. Returns True if TURN_BYTES were moved and there may be more.
-        Raises SideFailed, and what `look` and `sieve` raise."""
+    def pump(self, most: int) -> bool:
+        """Move bytes without waiting. Returns True if `most` were moved and there may be more; a
+        read may go beyond. Raises SideFailed, and what `look` and `sieve` raise."""
         if self.sieve is not None:
-            return self._pump_through(self.sieve)
+            return self._pump_through(self.sieve, most)
         if self.held and not self._send_held():
             return False
         if self._splice is not None and not self._send_spliced(self._splice):
             return False
         source, sink, buffer = self.source, self.sink, self._buffer
-        stop = self.moved + TURN_BYTES
+        stop = self.moved + most
         while source.readable and not self.done:
             if self.moved >= stop:
                 return True
@@ -141,12 +143,12 @@ class Direction:
                 break
         return False
 
-    def _pump_through(self, sieve: Sieve) -> bool:
+    def _pump_through(self, sieve: Sieve, most: int) -> bool:
         """As `pump`."""
         self._hold(sieve.ready())
         if self.held and not self._send_held():
             return False
-        stop = self.moved + TURN_BYTES
+        stop = self.moved + most
         while self.source.readable and not self.done:
             if self.moved >= stop:
                 return True
@@ -233,13 +235,18 @@ class Relay:
         are left to the caller, also if cancelled.
         """
         up, down, near = self.up, self.down, self._near
+        most = BULK_AFTER
         try:
             while True:
-                more = up.pump()
-                more = down.pump() or more
+                before = up.moved + down.moved
+                more = up.pump(most)
+                more = down.pump(most) or more
                 if (up.done or down.done) and self._pass_ends():
                     self.closed_by = self._ended_by() or "client"
                     return
+                if up.moved + down.moved - before >= SPLICE_FROM:
+                    await become_task()
+                    most = TURN_BYTES
                 if more:
                     await turn()
                 elif (

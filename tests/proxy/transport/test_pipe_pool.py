@@ -24,7 +24,7 @@ from relay_ends import (
     unix_pair,
 )  # fmt: skip
 
-from nono_trio.proxy.limits import MAX_PIPES, most_pipes
+from nono_trio.proxy.limits import MAX_PIPES, TURN_BYTES, most_pipes
 from nono_trio.proxy.transport import splice
 from nono_trio.proxy.transport.relay import RelayBuffer
 from nono_trio.proxy.transport.splice import PipePool
@@ -145,12 +145,12 @@ def test_a_thousand_relays_leave_no_pipe_however_they_end(monkeypatch):
                 two.server.send(TEXT[:1000])
                 two.near.sock.shutdown(socket.SHUT_WR) if number % 3 == 1 else two.client.close()
                 with pytest.raises(SideFailed):
-                    two.relay.down.pump()
+                    two.relay.down.pump(TURN_BYTES)
             else:
                 two.client.send(b"up")
                 two.server.send(b"down")
-                two.relay.up.pump()
-                two.relay.down.pump()
+                two.relay.up.pump(TURN_BYTES)
+                two.relay.down.pump(TURN_BYTES)
             assert buffer.pipes.open_pipes <= MAX_PIPES
             if len(open_ends) == 30:
                 for one in open_ends:
@@ -200,7 +200,7 @@ def test_an_interrupt_in_a_step_leaves_no_bytes_in_the_pool(monkeypatch, at):
         with suppress(KeyboardInterrupt):
             for _ in range(at + 1):
                 two.server.send(b"x" * 1000)
-                two.relay.down.pump()
+                two.relay.down.pump(TURN_BYTES)
         two.relay.release()
     pipes = taken(buffer.pipes)
     for pipe in pipes:

@@ -23,7 +23,7 @@ from relay_ends import (
 )  # fmt: skip
 from running_proxy import BOUND
 
-from nono_trio.proxy.limits import BULK_AFTER, PIPE_BYTES
+from nono_trio.proxy.limits import BULK_AFTER, PIPE_BYTES, TURN_BYTES
 from nono_trio.proxy.transport import relay as relaying
 from nono_trio.proxy.transport import splice
 from nono_trio.proxy.transport.splice import splice_between
@@ -71,7 +71,7 @@ def test_many_bytes_go_through_a_pipe_and_few_do_not():
     """Without this the other tests could pass by reading and sending."""
     with ends() as two:
         two.server.send(TEXT[: BULK_AFTER - 1])
-        two.relay.down.pump()
+        two.relay.down.pump(TURN_BYTES)
         assert two.buffer.pipes.open_pipes == 0
         two.pour_down()
         assert two.relay.down.moved > BULK_AFTER
@@ -106,17 +106,30 @@ def test_small_pieces_are_read_and_sent_although_many_came_before(monkeypatch):
 
 
 def test_a_turn_moves_no_more_than_other_tasks_may_be_kept_waiting_for(monkeypatch):
-    monkeypatch.setattr(relaying, "TURN_BYTES", 50_000)
     splice_at_once(monkeypatch)
     with ends() as two:
         sent = two.server.send(TEXT[:200_000])
         turns = []
         while sum(turns) < sent:
             before = two.relay.down.moved
-            may_have_more = two.relay.down.pump()
+            may_have_more = two.relay.down.pump(50_000)
             turns.append(two.relay.down.moved - before)
             assert may_have_more or turns[-1] < 50_000
         assert max(turns) == 50_000
+
+
+async def test_a_relay_that_moves_much_at_a_time_leaves_the_steps_of_the_dispatcher():
+    with ends() as two:
+        steps = two.readiness.steps
+        async with trio.open_nursery() as nursery:
+            steps.start(two.relay.run(two.waker.sleep), nursery)
+            for size, is_left in ((1000, True), (500_000, False)):
+                two.server.send(TEXT[:size])
+                wait_until(lambda size=size: in_flight(two) > 0)
+                two.waker.wake()
+                steps.run_due()
+                assert bool(len(steps)) is is_left
+            nursery.cancel_scope.cancel()
 
 
 def test_urgent_data_neither_ends_a_stream_nor_stalls_it(monkeypatch):
@@ -131,7 +144,7 @@ def test_urgent_data_neither_ends_a_stream_nor_stalls_it(monkeypatch):
         two.server.shutdown(socket.SHUT_WR)
         two.far.ending = True
         assert two.drain(len(b"beforeafter")) == b"beforeafter"
-        wait_until(lambda: two.relay.down.pump() or two.relay.down.done)
+        wait_until(lambda: two.relay.down.pump(TURN_BYTES) or two.relay.down.done)
         assert two.relay.down.moved - before == len(b"beforeafter")
 
 
@@ -157,10 +170,10 @@ def test_what_must_be_seen_is_not_spliced(monkeypatch):
         two.relay.down.sieve = Sieve()
         for piece in (b"one", b"two", b"three"):
             two.client.send(piece)
-            wait_until(lambda: two.relay.up.pump() or in_flight(two) == 0)
+            wait_until(lambda: two.relay.up.pump(TURN_BYTES) or in_flight(two) == 0)
         for piece in (b"four", b"five"):
             two.server.send(piece)
-            wait_until(lambda: two.relay.down.pump() or in_flight(two) == 0)
+            wait_until(lambda: two.relay.down.pump(TURN_BYTES) or in_flight(two) == 0)
         assert bytes(seen) == b"onetwofourfive"
         assert (read_all(two.server), read_all(two.client)) == (b"onetwothree", b"fourfive")
 
@@ -181,7 +194,7 @@ def test_a_full_sink_stops_the_source_and_then_gets_every_byte():
     with ends() as two:
         sent = two.pour_down()
         for _ in range(20):
-            two.relay.down.pump()
+            two.relay.down.pump(TURN_BYTES)
         assert 0 < two.buffer.held <= PIPE_BYTES
         assert in_flight(two) > 0, "the relay takes bytes that it can't send"
         assert two.drain(len(sent)) == sent
@@ -218,7 +231,7 @@ def test_what_a_pipe_holds_when_the_sink_dies_does_not_count_as_moved():
         moved = down.moved
         kill(two.client)
         with pytest.raises(SideFailed) as failed:
-            wait_until(down.pump)
+            wait_until(lambda: down.pump(TURN_BYTES))
         assert failed.value.side == "client"
         assert failed.value.errno in relaying.PEER_ENDED
         assert (down.moved, two.buffer.held) == (moved, held)
@@ -235,7 +248,7 @@ def test_what_was_taken_before_the_source_dies_is_sent():
 
         def fails() -> bool:
             got.extend(read_all(two.client))
-            down.pump()
+            down.pump(TURN_BYTES)
             return False
 
         with pytest.raises(SideFailed) as failed:
