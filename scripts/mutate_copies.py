@@ -31,8 +31,9 @@ class Copy:
         self._times = _FIRST_TIME
         worker = Path(__file__).with_name("mutate_worker.py")
         self._worker = subprocess.Popen(
-            [sys.executable, str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            cwd=directory, env={**os.environ, "PYTHONHASHSEED": "0"},
+            [sys.executable, "-P", str(worker), str(checkout)], text=True, cwd=directory,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
         )  # fmt: skip
 
     def __enter__(self) -> Copy:

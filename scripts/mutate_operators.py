@@ -108,10 +108,12 @@ class _Finder:
                     if key is not None:
                         yield self._without(key, MODULE, "an element less", last=held)
 
-    def _block(self, body: list[ast.stmt], function: int) -> Iterator[Mutant]:
+    def _block(
+        self, body: list[ast.stmt], function: int, *, has_order: bool = True
+    ) -> Iterator[Mutant]:
         for statement in body:
             yield from self._statement(statement, function)
-        if function != MODULE:
+        if function != MODULE and has_order:
             for first, second in itertools.pairwise(body):
                 yield from self._swapped(first, second, function)
 
@@ -120,7 +122,7 @@ class _Finder:
             for default in [*node.args.defaults, *filter(None, node.args.kw_defaults)]:
                 yield from self._expression(default, function)
             first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-            yield from self._block(node.body, first)
+            yield from self._block(node.body, first, has_order=node.name != "__init__")
             return
         if isinstance(node, ast.ClassDef):
             yield from self._block(node.body, function)

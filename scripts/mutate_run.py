@@ -1,6 +1,7 @@
 """Do the tests bite? Change the code in small ways, in a copy, and see whether a test fails.
 
     scripts/mutate [--count N] [--seed N] [--only PATH[:LINE]]... [--jobs N] [--most SECONDS]
+                   [--processes] [--verbose]
 
 Each mutant changes one place (scripts/mutate_operators.py). It is tried against the tests that call
 its function (scripts/mutate_tests.py), until one fails. A mutant that no test notices is a survivor
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 100
-MOST = 20.0  # seconds of tests for one mutant, as they took in the first run
+MOST = 20.0  # CPU seconds of tests for one mutant, as they took in the first run
 # A mutant may slow its tests down before it is taken for an endless one.
 START_CPU, START_SECONDS = 20.0, 120.0
 CPU_FACTOR, SECONDS_FACTOR = 4.0, 20.0
@@ -56,7 +57,7 @@ class Outcome:
 
 @dataclasses.dataclass(slots=True)
 class Reached:
-    """Which tests call which function, and how long each takes."""
+    """Which tests call which function, and the CPU time of each."""
 
     seconds: dict[str, float]
     of_function: dict[tuple[str, int], set[str]]
@@ -224,7 +225,8 @@ class Run:
             return "survived", ""
         if not answer["in_time"] or code < 0:
             return "killed", f"limit (signal {-code})"
-        return "killed", answer["failed"] or f"import (exit code {code})"
+        last = answer["output"].rstrip().rpartition("\n")[2]
+        return "killed", answer["failed"] or f"exit code {code}: {last}"
 
 
 def mutate(checkout: Path, options: argparse.Namespace, rows: Rows, processes: Rows) -> int:
@@ -282,7 +284,8 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="the same seed, the same mutants")
     parser.add_argument("--only", action="append", default=[], metavar="PATH[:LINE]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="copies at once")
-    parser.add_argument("--most", type=float, default=MOST, help="seconds of tests a mutant")
+    parser.add_argument("--most", type=float, default=MOST, help="CPU seconds of tests a mutant")
+    parser.add_argument("--processes", action="store_true", help="try dear tests last")
     parser.add_argument("--verbose", action="store_true", help="show who killed which mutant")
     options = parser.parse_args(arguments)
     if options.seed is None:
@@ -291,7 +294,8 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    return 1 if mutate(ROOT, parse_options(sys.argv[1:]), ROWS, PROCESSES) else 0
+    options = parse_options(sys.argv[1:])
+    return 1 if mutate(ROOT, options, ROWS, PROCESSES if options.processes else {}) else 0
 
 
 if __name__ == "__main__":

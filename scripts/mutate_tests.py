@@ -2,7 +2,7 @@
 
 All tests of a row are run once, and what each calls is noted. A mutant in a function is then tried
 against the tests that call it, the quick ones first. Code that runs in a process of a test's own is
-not seen by that; the files of `PROCESSES` are tried last, whatever they call.
+not seen by that; with --processes the files of `PROCESSES` are tried last, whatever they call.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "nono_trio/core/policy": (
         "tests/core/policy", "tests/proxy/access", "tests/explain", "tests/config",
         "tests/core/net/test_host.py", "tests/proxy/http/test_left_alone.py",
+        "tests/cli/test_entry_forms.py", "tests/session/test_denials_file.py",
+        "tests/audit/read/test_learn.py",
         "tests/proxy/http/test_error_response.py",
     ),
     "nono_trio/core/profile": ("tests/core/profile", "tests/config"),
@@ -51,8 +53,11 @@ ROWS: dict[str, tuple[str, ...]] = {
         "tests/audit/verify", "tests/audit/archive", "tests/audit/test_hostile_files.py",
     ),
     "nono_trio/audit/write": (
-        "tests/audit/write", "tests/audit/test_ledger.py", "tests/audit/verify/test_signatures.py",
-        "tests/audit/verify/test_ledger_signatures.py", "tests/audit/recovery",
+        "tests/audit/write/test_writer.py", "tests/audit/write/test_searched_records.py",
+        "tests/audit/write/test_signing.py", "tests/audit/write/test_failed_syncs.py",
+        "tests/audit/write/test_disk_room.py", "tests/audit/test_ledger.py",
+        "tests/audit/verify/test_signatures.py",
+        "tests/audit/verify/test_ledger_signatures.py", "tests/session/test_every_await.py",
     ),
 }  # fmt: skip
 

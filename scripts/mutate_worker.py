@@ -19,8 +19,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 PACKAGE = "nono_trio"
 NOT_THE_COPY = 99  # exit code: the tests imported another checkout
@@ -60,9 +64,14 @@ class Chosen:
         if report.failed and not self.failed:
             self.failed = report.nodeid
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed and not self.failed:
+            cause = str(report.longrepr).rstrip().rpartition("\n")[2]
+            self.failed = f"{report.nodeid} at import: {cause}"
+
 
 class Reach:
-    """Notes for each test which functions of the package it calls, and how long it takes."""
+    """Notes for each test which functions of the package it calls, and its CPU time."""
 
     def __init__(self, root: Path) -> None:
         self._package = f"{root / PACKAGE}{os.sep}"
@@ -77,7 +86,7 @@ class Reach:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item):
         self._codes.clear()
-        began = time.perf_counter()
+        began = time.process_time()  # of a busy machine, too
         threading.settrace(self._called)
         sys.settrace(self._called)
         try:
@@ -85,7 +94,7 @@ class Reach:
         finally:
             sys.settrace(None)
             threading.settrace(None)
-            seconds = time.perf_counter() - began
+            seconds = time.process_time() - began
             self.tests[item.nodeid] = {
                 "seconds": seconds,
                 "called": self._found(),
@@ -117,12 +126,18 @@ def run_tests(request: dict, result: Path) -> int:
         f"--basetemp={scratch / 'tests'}", f"--hypothesis-seed={request['seed']}",
     ]  # fmt: skip
     code = pytest.main([*options, *([] if reach else ["-x"]), *request["files"]], plugins)
-    package = sys.modules.get(PACKAGE)
-    if package is not None and not str(package.__file__).startswith(f"{copy}{os.sep}"):
+    if any(map(_is_of_checkout, sys.modules.values())):
         return NOT_THE_COPY
     said = {"failed": chosen.failed, "tests": reach.tests if reach else {}}
     result.write_text(json.dumps(said))
     return int(code)
+
+
+def _is_of_checkout(module: ModuleType) -> bool:
+    """True for a module of the checkout that was copied, which may have changed since."""
+    file = str(getattr(module, "__file__", None) or "")
+    checkout = f"{sys.argv[1]}{os.sep}"
+    return file.startswith(checkout) and not file.startswith((f"{checkout}.venv", __file__))
 
 
 def _enter(copy: Path, scratch: Path, request: dict) -> None:

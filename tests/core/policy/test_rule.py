@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nono_trio.core.policy.network_policy import Policy
-from nono_trio.core.policy.rule import is_metadata_name, with_parents
+from nono_trio.core.policy.rule import Inspection, is_metadata_name, parse_allow, with_parents
 from nono_trio.errors import UsageError
 
 
@@ -138,3 +138,24 @@ def test_metadata_names_and_all_below_them(name, expected):
 def test_with_parents():
     assert list(with_parents("a.b.c")) == ["a.b.c", "b.c", "c"]
     assert list(with_parents("a")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "port", "inspection", "spoken"),
+    [
+        ("a.test", 80, Inspection.NAME, "http"),
+        ("a.test", 443, Inspection.NAME, "tls"),
+        ("a.test:8443", 8443, Inspection.NONE, "anything"),
+        ("tls://a.test:8443", 8443, Inspection.TLS, "tls"),
+        ("tls://a.test", 443, Inspection.TLS, "tls"),
+        ("tcp://a.test:80", 80, Inspection.NONE, "anything"),
+        ("tcp://a.test:443", 443, Inspection.NONE, "anything"),
+        ("a.test:*", 80, Inspection.NAME, "http"),
+        ("a.test:*", 22, Inspection.NONE, "anything"),
+    ],
+)
+def test_what_an_entry_wants_to_see_on_a_port(entry, port, inspection, spoken):
+    rule = parse_allow(entry)
+    assert rule.inspection(port) is inspection
+    assert rule.inspection(port).spoken(port) == spoken
+    assert Inspection.NAME.spoken(port) == {80: "http", 443: "tls"}.get(port, "anything")

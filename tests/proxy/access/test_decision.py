@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hellos import ECH, hello
+from msgspec import UNSET
+from msgspec.structs import replace
 from origin import serving
 from running_proxy import AUTH, connect, http, running
 from transparent_cage import LITERAL, cage, get, greets
 from tunnels import opened
 
+from nono_trio.core.log.events import Network, encode_payload
 from nono_trio.core.net.client_hello import ClientHello, read_client_hello
 from nono_trio.core.net.host import Host, parse_host
 from nono_trio.core.policy.endpoint_verdict import DEFAULT_RULE, EndpointVerdict
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.policy_verdict import Verdict
-from nono_trio.proxy.access.decision import Decision, Refusal, host_denied
+from nono_trio.proxy.access.decision import (
+    CredentialUse,
+    Decision,
+    FlowStart,
+    Recorded,
+    Refusal,
+    host_denied,
+)
 from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
 from nono_trio.testing import FakeResolver, LoopbackDialler
 
@@ -186,3 +197,55 @@ def test_a_request_that_only_observe_lets_through_is_noted(rule, note):
     event = decision.event(1)
     assert (event.decision, event.reason) == ("allow", note)
     assert (event.endpoint_policy_action, event.endpoint_policy_rule) == ("audit", rule)
+
+
+def test_what_a_record_has_no_value_for_it_leaves_out():
+    plain = msgspec.json.decode(encode_payload(Network(event=ALLOWED.event(1))))["event"]
+    assert plain == {
+        "timestamp_unix_ms": 1, "mode": "connect", "decision": "allow", "target": "a.test",
+        "port": 443, "method": "CONNECT", "path": None, "status": None, "reason": None,
+        "auth_mechanism": "proxy_authorization", "auth_outcome": "succeeded",
+    }  # fmt: skip
+    anonymous = replace(ALLOWED, presented=None, endpoint=EndpointVerdict(True, "/", "/")).event(1)
+    left_out = (anonymous.auth_mechanism, anonymous.auth_outcome)
+    left_out += (anonymous.endpoint_policy_action, anonymous.endpoint_policy_rule)
+    assert left_out == (UNSET,) * 4
+
+
+def test_a_credential_is_in_use_only_where_the_request_is_allowed():
+    used = replace(ALLOWED, credentials=CredentialUse(("one", "two"), "header"), route="route")
+    allowed, refused = used.event(1), used.refused(Refusal(403, "no")).event(1)
+    assert (allowed.route_id, allowed.managed_credential_active) == ("one,two", True)
+    assert (allowed.injection_mode, refused.injection_mode) == ("header", UNSET)
+    assert (refused.route_id, refused.managed_credential_active) == ("one,two", UNSET)
+    routed = replace(used, credentials=CredentialUse(), mechanism="bearer").event(1)
+    assert (routed.route_id, routed.managed_credential_active) == ("route", UNSET)
+    assert routed.auth_mechanism == "bearer"
+
+
+def test_a_stand_in_that_goes_on_is_named_once():
+    decision = ALLOWED.with_passed_on("one").with_passed_on("two").with_passed_on("one")
+    assert decision.note == "stand-in passed on: one, two"
+
+
+def test_the_names_of_a_look_up_are_noted_where_we_look_up():
+    verdict = Verdict(True, "tcp://a:22", scheme="tcp://", looked_up=("a.corp.test", "a"))
+    decision = replace(ALLOWED, verdict=verdict)
+    entry = "--allow-domain tcp://a:22"
+    assert decision.note == f"{entry}; looked up as a.corp.test, a"
+    assert decision.through("http://proxy.test:3128").note == entry
+
+
+def test_the_line_of_a_flow(monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 12.5)
+    start = FlowStart(Recorded(ALLOWED, 7), "192.0.2.1", 1000, started=10.0)
+    plain, full = start.end(3, 4, "client"), replace(start, name="a.corp.test").end(
+        3, 4, "client", 200, first_byte=10.25
+    )  # fmt: skip
+    assert (plain.sequence, plain.target, plain.port, plain.address) == (
+        7, "a.test", 443, "192.0.2.1",
+    )  # fmt: skip
+    assert (plain.opened_unix_ms, plain.duration_ms, plain.closed_by) == (1000, 2500, "client")
+    assert (plain.bytes_up, plain.bytes_down) == (3, 4)
+    assert (plain.name, plain.status, plain.first_byte_ms) == (UNSET, UNSET, UNSET)
+    assert (full.name, full.status, full.first_byte_ms) == ("a.corp.test", 200, 250)

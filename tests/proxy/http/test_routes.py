@@ -144,9 +144,11 @@ async def test_a_request_without_the_stand_in_is_asked_for_it_and_goes_nowhere(f
 )
 async def test_a_path_that_names_no_route_is_not_found(target):
     async with looking_into(routes=[routed()]) as at:
-        answer = await at.proxy.ask(request(target, bearer()))
-        assert answer is not None
-        assert answer.status == 404
+        tunnel = request("/model/small", bearer(), method="CONNECT")
+        for raw in (request(target, bearer()), tunnel):
+            answer = await at.proxy.ask(raw)
+            assert answer is not None
+            assert answer.status == 404
         assert at.origin.connections == 0
 
 
