@@ -19,6 +19,7 @@ from nono_trio.audit.recovery.ledger_repair import Repair
 from nono_trio.audit.recovery.recover import Recovery
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.cli import answers, process_answers
+from nono_trio.cli.audit.show_answer import ShowAnswer
 from nono_trio.core.export.ndjson import ExportedLine
 from nono_trio.core.log.attestation import AttestationBundle, Statement
 from nono_trio.core.log.events import Flow, Payload
@@ -79,6 +80,7 @@ ARTIFACTS = (
     Artifact("export-session", JSON_SCHEMA, answers.ExportedSession, "audit export-session --json"),
     Artifact("import", JSON_SCHEMA, answers.ImportedSession, "audit import --json"),
     Artifact("report", JSON_SCHEMA, answers.ReportAnswer, "audit report --json"),
+    Artifact("show", JSON_SCHEMA, ShowAnswer, "audit show --json"),
     Artifact("ship", JSON_SCHEMA, answers.ShipAnswer, "audit ship --json"),
     Artifact("cleanup", JSON_SCHEMA, Cleanup, "audit cleanup --json"),
     Artifact("keys-generate", JSON_SCHEMA, answers.GeneratedKey, "keys generate --json"),

@@ -83,6 +83,7 @@ def test_a_session_with_each_kind_of_file_fits(tmp_path, capsys):
         "tail": ["tail", directory.name, "-n", "1"],
         "search": ["search", "-n", "1"],
         "hosts": ["hosts"],
+        "show": ["show", directory.name],
         "error": ["show", "nothing"],
     }.items():
         exit_code(["audit", *command, "--json", *state])

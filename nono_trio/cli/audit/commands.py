@@ -212,7 +212,7 @@ def show(session: str, no_pager: bool, as_json: bool, audit_dir: str | None) -> 
     from nono_trio.audit.read.summary import status as status_of
     from nono_trio.audit.verify import bound_facts
     from nono_trio.audit.verify.on_the_way import ProofOnTheWay
-    from nono_trio.cli.audit.render import proof_text, show_lines, story_fields
+    from nono_trio.cli.audit.render import proof_text, show_lines
 
     directory = session_directory(audit_root(audit_dir), session)
     with Waiting("reading the log"):
@@ -221,7 +221,9 @@ def show(session: str, no_pager: bool, as_json: bool, audit_dir: str | None) -> 
         stored = ProofOnTheWay(directory.parent).prove(bound_facts.compared(stored, story))
     status = status_of(stored)
     if as_json:
-        print_json({"schema": JSON_SCHEMA, **story_fields(stored, status, story)})
+        from nono_trio.cli.audit.show_answer import show_answer
+
+        print_json(show_answer(stored, status, story))
         return
     with paged(wanted=not no_pager):
         if is_drawn():

@@ -200,47 +200,6 @@ def _lost_flows(session: StoredSession) -> str:
     return f"; of {counted(lost, 'connection')} more the lines were lost"
 
 
-def story_fields(session: StoredSession, status: Status, story: Story) -> dict[str, object]:
-    """A session and its story for --json: what session.json has to say, without its network
-    events; policy.json and summary.json (`totals`) whole, null where they are not bound yet."""
-    return {
-        "session_id": session.session_id,
-        "status": status,
-        "directory": str(session.directory),
-        "session": session.summary,
-        "proved": session.proved,
-        "imported": session.imported,
-        "fault": session.fault,
-        "policy": session.policy,
-        "totals": session.totals,
-        "counts_bound": status == "sealed",
-        "sandbox_runtime": story.sandbox,
-        "event_count": story.events,
-        "allowed": story.attempts.allowed,
-        "denied": story.attempts.denied,
-        "failed": story.attempts.failed,
-        "connections": story.connections,
-        "bytes_up": story.bytes_up,
-        "bytes_down": story.bytes_down,
-        "hosts": story.hosts_by_weight(),
-        "denied_files": [
-            {"path": path, "access": access, "sequence": sequence}
-            for (path, access), sequence in story.files.items()
-        ],
-        "programs": story.programs,
-        "timeline": {
-            "first": [_record_fields(record) for record in story.first],
-            "between": story.between,
-            "last": [_record_fields(record) for record in story.last],
-        },
-    }
-
-
-def _record_fields(record: LogRecord) -> dict[str, object]:
-    event = record.event.event if isinstance(record.event, Network) else None
-    return {"sequence": record.sequence, "event": event}
-
-
 def session_rows(session: StoredSession, status: Status, story: Story) -> Iterator[tuple[str, str]]:
     """What ran, when, and how it ended; not cleaned yet, as all rows."""
     name = f"  (name {clean(session.name)})" if session.name else ""
