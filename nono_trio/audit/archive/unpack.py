@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -59,6 +58,8 @@ def unpacked(archive: BinaryIO, path: Path) -> Iterator[Path]:
 
     The directory is in TMPDIR. Raises LogUnreadable and OSError.
     """
+    import tempfile  # late: few sessions are archives, and every verification imports this module
+
     with tempfile.TemporaryDirectory(prefix=PREFIX) as parent:
         try:
             directory = unpack(archive, path, Path(parent))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from nono_trio.audit.keys.key_store import SIGN_FLAG, stored_keys
 from nono_trio.audit.verify.signatures import SignatureCheck
 from nono_trio.errors import LogUnreadable
 
@@ -30,10 +29,14 @@ def sign_flag(directory: Path) -> str | None:
     keys = SignatureCheck.of(directory).keys
     if keys is None:
         return None
+    from nono_trio.audit.keys.key_store import SIGN_FLAG  # late: few sessions are signed
+
     return f"{SIGN_FLAG} {_name_of(keys, directory.resolve().parent.parent)}"
 
 
 def _name_of(keys: PublicKeys, state_root: Path) -> str:
+    from nono_trio.audit.keys.key_store import stored_keys
+
     with suppress(LogUnreadable):
         for stored in stored_keys(state_root):
             if stored.signer is not None and stored.signer.public == keys:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -39,6 +38,8 @@ class WorkerProcess:
     """One process; raises OSError if it can't be started."""
 
     def __init__(self) -> None:
+        import socket  # late: few logs are long
+
         self.socket, theirs = socket.socketpair()
         try:
             theirs.set_inheritable(True)
