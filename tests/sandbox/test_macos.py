@@ -17,6 +17,7 @@ from pathlib import Path
 import harness
 import pretend_macos
 import pytest
+import run_server
 from checkout import SUPPORT
 from harness import PYTHON_GRANTS, processes_with, sleep_marker, wait_until
 
@@ -44,6 +45,7 @@ def mac(sessions, tmp_path, record, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setattr(harness, "NONO_TRIO", str(script))
     monkeypatch.setattr(harness, "DRY_RUN", ())  # of this process, which is not on macOS
+    monkeypatch.setattr(run_server, "FORKED", ())
     return sessions
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import run_server
 from checkout import ROOT
 
 from nono_trio.core.log.notices import BINDING_TARGETS
@@ -95,20 +96,23 @@ class Sessions:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         return {
-            **kept,
+            **_kept_variables(),
             "HOME": str(self.home),
             "NONO_TRIO_STATE_DIR": str(self.state),
             **self.variables,
         }
 
     def call(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-        """Run `nono-trio ARGUMENTS` to its end, as a process or (IN_PROCESS) in this one."""
+        """Run `nono-trio ARGUMENTS` to its end, as a process or (IN_PROCESS) in this one. A run
+        without variables of its own forks: see forked_runs.py."""
         if arguments[0] in IN_PROCESS and not settings:
             return self._called_here(arguments)
         if arguments[:2] == DRY_RUN and settings.keys() <= {"cwd"}:
             return self._called_here(arguments, **settings)
+        if self._forks(arguments) and settings.keys() <= {"cwd"}:
+            where = settings.get("cwd", self.home)
+            return _server().run(arguments, self.environment, where, RUN_SECONDS)
         settings.setdefault("cwd", self.home)
         settings.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
@@ -120,6 +124,9 @@ class Sessions:
             check=False,
             **settings,
         )
+
+    def _forks(self, arguments: Sequence[str]) -> bool:
+        return arguments[0] in run_server.FORKED and not self.variables
 
     def _called_here(
         self, arguments: tuple[str, ...], cwd: str | Path | None = None
@@ -157,16 +164,17 @@ class Sessions:
     @contextlib.contextmanager
     def started(
         self, *arguments: str, program: Sequence[str] = (), **settings: Any
-    ) -> Iterator[subprocess.Popen[str]]:
+    ) -> Iterator[subprocess.Popen[str] | run_server.ForkedRun]:
         """Start `nono-trio ARGUMENTS`; kill it at the end if it still lives."""
-        settings.setdefault("cwd", self.home)
-        settings.setdefault("stdin", subprocess.DEVNULL)
-        settings.setdefault("stdout", subprocess.PIPE)
-        settings.setdefault("stderr", subprocess.PIPE)
-        process = subprocess.Popen(
-            [*(program or (NONO_TRIO,)), *arguments],
-            env=self.environment, text=True, **settings,
-        )  # fmt: skip
+        settings = {"cwd": self.home, "stdin": subprocess.DEVNULL, **settings}
+        if not program and self._forks(arguments) and settings.keys() == {"cwd", "stdin"}:
+            process = _server().start(arguments, self.environment, **settings)
+        else:
+            outputs = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+            process = subprocess.Popen(
+                [*(program or (NONO_TRIO,)), *arguments],
+                env=self.environment, text=True, **(outputs | settings),
+            )  # fmt: skip
         try:
             yield process
         finally:
@@ -209,6 +217,16 @@ class Sessions:
         """The exit code and the answer of `audit verify --json`."""
         done = self.call("audit", "verify", "--json", str(directory or self.only))
         return done.returncode, json.loads(done.stdout)
+
+
+@functools.cache
+def _server() -> run_server.RunServer:
+    """The process that the runs of this test process fork from."""
+    return run_server.start(NONO_TRIO, _kept_variables())
+
+
+def _kept_variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
 
 
 def allow(origin: Origin, name: str = "api.example.com") -> list[str]:
