@@ -30,10 +30,12 @@ class Copy:
         shutil.copytree(checkout, self.root, ignore=_LEFT_OUT, symlinks=True)
         self._times = _FIRST_TIME
         worker = Path(__file__).with_name("mutate_worker.py")
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each mutant compiles all
         self._worker = subprocess.Popen(
             [sys.executable, "-P", str(worker), str(checkout)], text=True, cwd=directory,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
+            env=environment,
         )  # fmt: skip
 
     def __enter__(self) -> Copy:

@@ -43,6 +43,7 @@ CPU_FACTOR, SECONDS_FACTOR = 4.0, 20.0
 REACH_SECONDS = 1800.0
 
 Rows = dict[str, tuple[str, ...]]
+Sources = dict[str, bytes]  # of the files with mutants, as they were copied
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,32 +79,32 @@ class Reached:
         return chosen
 
 
-def all_mutants(checkout: Path, only: Sequence[str], rows: Rows) -> list[Mutant]:
-    """The mutants of the files of `only`, or of those that the table has."""
-    found = []
+def all_mutants(root: Path, only: Sequence[str], rows: Rows) -> tuple[list[Mutant], Sources]:
+    """The mutants of the files of `only`, or of those that the table has, and these files."""
+    found: list[Mutant] = []
+    sources: Sources = {}
     for name in only or [*rows]:
         path, _, line = name.partition(":")
-        files = (
-            [checkout / path] if path.endswith(".py") else sorted((checkout / path).rglob("*.py"))
-        )
+        files = [root / path] if path.endswith(".py") else sorted((root / path).rglob("*.py"))
         if not files or not files[0].exists():
             raise SystemExit(f"no Python file at {path}")
         for file in files:
-            relative = str(file.relative_to(checkout))
+            relative = str(file.relative_to(root))
             if not row(rows, relative):
                 raise SystemExit(f"scripts/mutate_tests.py has no tests for {relative}")
-            of_file = mutants(relative, file.read_bytes())
+            sources[relative] = file.read_bytes()
+            of_file = mutants(relative, sources[relative])
             found += [one for one in of_file if not line or one.line == int(line)]
-    return found
+    return found, sources
 
 
-def sample(checkout: Path, found: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
+def sample(sources: Sources, found: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
     """`count` of the mutants (all for 0) by the seed, each a program of its own."""
     shuffled = list(found)
     random.Random(seed).shuffle(shuffled)
     chosen: list[Mutant] = []
     for one in shuffled:
-        if one.is_one((checkout / one.path).read_bytes()):
+        if one.is_one(sources[one.path]):
             chosen.append(one)
             if len(chosen) == count:
                 break
@@ -115,21 +116,13 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nono-trio-mutate"
 
 
-def _digest(paths: Sequence[Path]) -> str:
-    """A hash of the files' names and contents."""
-    found = hashlib.sha256()
-    for path in paths:
-        data = path.read_bytes()
-        found.update(f"{path} {len(data)}\n".encode() + data)
-    return found.hexdigest()[:24]
-
-
 class Run:
-    """Tries mutants in the copies of `checkout`."""
+    """Tries mutants in copies of one checkout."""
 
-    def __init__(self, checkout: Path, copies: Sequence[Copy], rows: Rows, processes: Rows,
+    def __init__(self, copies: Sequence[Copy], sources: Sources, rows: Rows, processes: Rows,
                  seed: int, most: float) -> None:  # fmt: skip
-        self._checkout = checkout
+        self._root = copies[0].root
+        self._sources = sources
         self._rows = rows
         self._processes = processes
         self._seed = seed
@@ -137,8 +130,8 @@ class Run:
         self._free: queue.SimpleQueue[Copy] = queue.SimpleQueue()
         for one in copies:
             self._free.put(one)
-        shared = [*checkout.glob("nono_trio/**/*.py"), *checkout.glob("tests/support/**/*.py")]
-        self._code = _digest([*sorted(shared), *checkout.glob("tests/conftest.py")])
+        shared = ("nono_trio/**/*.py", "tests/support/**/*.py", "tests/conftest.py")
+        self._code = self._digest([one for name in shared for one in self._root.glob(name)])
         self._cache = default_cache()
         self._threads = concurrent.futures.ThreadPoolExecutor(len(copies))
 
@@ -158,14 +151,22 @@ class Run:
                     found.of_file[path].add(name)
         return found
 
+    def _digest(self, paths: Sequence[Path]) -> str:
+        """A hash of the files' names and contents."""
+        found = hashlib.sha256()
+        for path in sorted(paths):
+            data = path.read_bytes()
+            found.update(f"{path.relative_to(self._root)} {len(data)}\n".encode() + data)
+        return found.hexdigest()[:24]
+
     def _test_files(self, name: str) -> list[str]:
-        path = self._checkout / name
+        path = self._root / name
         files = [path] if name.endswith(".py") else sorted(path.rglob("test_*.py"))
-        return [str(one.relative_to(self._checkout)) for one in files]
+        return [str(one.relative_to(self._root)) for one in files]
 
     def _reach(self, file: str) -> dict:
         """Return what each test of a file calls, from the cache if nothing has changed."""
-        known = self._cache / f"{self._code}-{_digest([self._checkout / file])}.json"
+        known = self._cache / f"{self._code}-{self._digest([self._root / file])}.json"
         if known.exists():
             return json.loads(known.read_text())
         copy = self._free.get()
@@ -195,7 +196,6 @@ class Run:
         also = row(self._processes, mutant.path)
         if not ids and not also:
             return Outcome(mutant, "unreached", "no test calls it", 0)
-        source = (self._checkout / mutant.path).read_bytes()
         taken = sum(reached.seconds[one] for one in ids)
         files = list(dict.fromkeys(one.partition("::")[0] for one in ids))
         copy = self._free.get()
@@ -207,7 +207,7 @@ class Run:
             if kind == "survived" and also:
                 kind, by = self._verdict(copy, also, (), self._most)
         finally:
-            copy.restore(mutant, source)
+            copy.restore(mutant, self._sources[mutant.path])
             self._free.put(copy)
         return Outcome(mutant, kind, by, len(ids))
 
@@ -231,16 +231,16 @@ class Run:
 
 def mutate(checkout: Path, options: argparse.Namespace, rows: Rows, processes: Rows) -> int:
     """Try mutants as the options say and print what came of them; return the survivors' count."""
-    every = all_mutants(checkout, options.only, rows)
-    chosen = sample(checkout, every, options.count, options.seed)
-    print(f"seed {options.seed}: {len(chosen)} of {len(every)} mutants", flush=True)
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nono-trio-mutate-")))
         copies = []
         for number in range(options.jobs):
             (directory := base / str(number)).mkdir()
             copies.append(stack.enter_context(Copy(checkout, directory)))
-        run = Run(checkout, copies, rows, processes, options.seed, options.most)
+        every, sources = all_mutants(copies[0].root, options.only, rows)
+        chosen = sample(sources, every, options.count, options.seed)
+        print(f"seed {options.seed}: {len(chosen)} of {len(every)} mutants", flush=True)
+        run = Run(copies, sources, rows, processes, options.seed, options.most)
         reached = run.reached(chosen)
         for name in reached.failed:
             print(f"not used, it fails or is skipped without a mutant: {name}")
@@ -248,15 +248,15 @@ def mutate(checkout: Path, options: argparse.Namespace, rows: Rows, processes: R
         done = []
         for one in run.outcomes(chosen, reached):
             done.append(one)
-            show(checkout, one, options.verbose)
+            show(sources, one, options.verbose)
     return summary(done)
 
 
-def show(checkout: Path, one: Outcome, verbose: bool) -> None:
+def show(sources: Sources, one: Outcome, verbose: bool) -> None:
     """Print a survivor, or all if `verbose`."""
     if one.kind != "killed":
         print(f"{one.kind.upper()} {one.mutant.name} ({one.by or f'{one.tests} tests pass'})")
-        print(one.mutant.diff((checkout / one.mutant.path).read_bytes()), flush=True)
+        print(one.mutant.diff(sources[one.mutant.path]), flush=True)
     elif verbose:
         print(f"killed {one.mutant.name}: {one.by}", flush=True)
 

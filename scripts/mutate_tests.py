@@ -1,4 +1,4 @@
-"""The tests that a mutant is tried against, by its folder; the most exact row counts.
+"""The tests that a mutant is tried against, by its file or folder; the most exact row counts.
 
 All tests of a row are run once, and what each calls is noted. A mutant in a function is then tried
 against the tests that call it, the quick ones first. Code that runs in a process of a test's own is
@@ -51,6 +51,13 @@ ROWS: dict[str, tuple[str, ...]] = {
     ),
     "nono_trio/audit/verify": (
         "tests/audit/verify", "tests/audit/archive", "tests/audit/test_hostile_files.py",
+    ),
+    **dict.fromkeys(
+        (f"nono_trio/audit/verify/{one}.py" for one in ("chain", "checkpoints", "seal_check")),
+        (
+            "tests/audit/verify/test_verify.py", "tests/audit/verify/test_verify_unsealed.py",
+            "tests/audit/verify/test_verify_sealed.py", "tests/audit/verify/test_forgers.py",
+        ),
     ),
     "nono_trio/audit/write": (
         "tests/audit/write/test_writer.py", "tests/audit/write/test_searched_records.py",

@@ -286,3 +286,32 @@ def test_no_end_of_any_size_is_read_into_memory(tmp_path):
     path.unlink()
     with pytest.raises(LogUnreadable, match="no ledger"):
         repair(tmp_path)
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"torn'])
+def test_what_is_appended_is_in_its_file_before_each_sync(tmp_path, monkeypatch, torn):
+    """In their order: the bytes that a crash tore are kept before they are cut."""
+    root = tmp_path / "audit"
+    root.mkdir()
+    first = filled(root, 1).read_bytes()
+    (root / ledger.LEDGER).write_bytes(first + torn)
+    synced: list[tuple[str, bytes]] = []
+
+    def noted(descriptor):
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((name, (root / name).read_bytes()))
+
+    monkeypatch.setattr(ledger_append, "sync_data", noted)
+    monkeypatch.setattr(
+        ledger_append, "sync_directory", lambda path: synced.append(("", path.name))
+    )
+    append(root, "s1")
+    both = (root / ledger.LEDGER).read_bytes()
+    expected = [("ledger.ndjson", both)]
+    if torn:
+        expected.insert(0, (ledger_append.TORN, torn + b"\n"))
+    assert synced == expected
+    assert both.startswith(first)
+    synced.clear()
+    ledger_append.append_line_locked(root, "beside.ndjson", b"{}\n")
+    assert synced == [("beside.ndjson", b"{}\n"), ("", "audit")]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from nono_trio.core.log.events import NetworkEvent
+from nono_trio.core.log.notices import gap_record
 from nono_trio.core.net.host import parse_host
-from nono_trio.core.policy.allow_entry import allow_entry, entry
+from nono_trio.core.policy.allow_entry import allow_entry, allow_flag, denial_text, entry
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.core.policy.reasons import with_allow_entry
 from nono_trio.core.policy.request_note import parse_note
@@ -170,3 +173,17 @@ def test_of_a_reason_no_more_than_the_form_is_taken(reason, expected):
 @pytest.mark.parametrize("reason", [None, "", "--open-port", "--allow-domain a.test", "x tls://"])
 def test_other_records_name_no_form(reason):
     assert parse_note(reason).scheme == ""
+
+
+def test_what_lacks_a_port_or_a_reason_or_is_about_the_log_names_no_entry():
+    reason = "a.test:443 is not on the allowlist"
+    assert allow_entry("a.test", 443, reason) == "a.test:443"
+    for named in (allow_entry, allow_flag):
+        assert named("a.test", None, reason) is named("a.test", 443, None) is None
+    refused = NetworkEvent(
+        timestamp_unix_ms=1, mode="connect", decision="deny", target="a.test", port=443,
+        reason=reason,
+    )  # fmt: skip
+    assert denial_text(refused) == f"{reason} (to allow: --allow-domain a.test:443)"
+    assert denial_text(replace(refused, decision="allow")) is None
+    assert denial_text(gap_record(3, "queue full", 1).event) is None

@@ -108,9 +108,9 @@ def test_a_sample_of_the_project_is_killed(tmp_path, monkeypatch, capsys) -> Non
 
 
 def test_the_same_seed_chooses_the_same_mutants_and_each_is_another_program(planted) -> None:
-    found = all_mutants(planted, [], {"nono_trio/planted.py": ("tests",)})
-    chosen = sample(planted, found, 5, seed=3)
-    assert chosen == sample(planted, found, 5, seed=3) != sample(planted, found, 5, seed=4)
+    found, sources = all_mutants(planted, [], {"nono_trio/planted.py": ("tests",)})
+    chosen = sample(sources, found, 5, seed=3)
+    assert chosen == sample(sources, found, 5, seed=3) != sample(sources, found, 5, seed=4)
     assert len({one.applied(PLANTED.encode()) for one in chosen}) == 5
 
 
@@ -161,9 +161,9 @@ def test_the_operators() -> None:
     }
 
 
-def test_the_table_names_tests_that_exist_for_folders_that_exist() -> None:
+def test_the_table_names_tests_that_exist_for_code_that_exists() -> None:
     for table in (ROWS, PROCESSES):
-        assert all((ROOT / folder).is_dir() for folder in table)
+        assert all((ROOT / path).exists() for path in table)
         assert [one for tests in table.values() for one in tests if not (ROOT / one).exists()] == []
     for part in ("core", "proxy/access", "audit/verify", "audit/write"):
         assert all(

@@ -365,3 +365,47 @@ def test_observing_opens_no_address_of_this_machine():
     policy = Policy.build(observe=True)
     local = policy.check_address(parse_host("any.test"), 443, "93.184.215.14", is_local=True)
     assert not local.allowed
+
+
+SPELLINGS = ["[::ffff:8.8.8.8]", "[64:ff9b::808:808]", "[2002:808:808::1]"]
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS)
+def test_no_spelling_of_an_address_gets_round_a_deny_entry(spelled):
+    plain = "8.8.8.8"
+    allow = [f"{one}:443" for one in (plain, spelled)]
+    for denied in (plain, spelled):
+        policy = Policy.build(allow, [denied])
+        answers = [policy.decide(parse_host(one), 443) for one in (plain, spelled)]
+        assert [one.allowed for one in answers] == [False, False]
+        assert {one.rule for one in answers} == {denied}
+        for address in (plain, spelled.strip("[]")):
+            assert not check(Policy.build(["a.test"], [denied]), "a.test", address).allowed
+
+
+@pytest.mark.parametrize(
+    ("deny", "search", "reason"),
+    [
+        ([], ["metadata.google.internal"], "metadata"),
+        ([], ["corp.test", "metadata.google.internal"], "metadata"),
+        (["db.corp.test"], ["corp.test"], "deny list"),
+        (["*.corp.test:443"], ["other.test", "corp.test"], "deny list"),
+    ],
+)
+@pytest.mark.parametrize("observe", [True, False])
+def test_a_short_host_is_closed_if_one_of_its_full_names_is(deny, search, reason, observe):
+    allow = [] if observe else ["db:443"]
+    policy = Policy.build(allow, deny, search=search, observe=observe)
+    verdict = decide(policy, "db")
+    assert (verdict.allowed, verdict.rule) == (False, deny[0] if deny else None)
+    assert reason in str(verdict.reason)
+    assert f"db.{search[-1]}" in str(verdict.reason)
+    assert (verdict.hint is None) is (not deny)
+    pinned = Policy.build(["db:443"], deny, ["db:443:192.0.2.1"], search=search)
+    assert decide(pinned, "db").allowed, "a pinned host is not looked up"
+
+
+def test_the_full_names_of_a_short_host_are_noted_in_their_order():
+    policy = Policy.build(["db:443", "a.test", "192.0.2.1"], search=["one.test", "two.test"])
+    assert decide(policy, "db").looked_up == ("db.one.test", "db.two.test", "db")
+    assert decide(policy, "a.test").looked_up == decide(policy, "192.0.2.1").looked_up == ()

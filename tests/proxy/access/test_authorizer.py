@@ -15,7 +15,10 @@ from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.access.authorizer import RequestAuthorizer, Token
 from nono_trio.proxy.access.decision import refusal_of
 from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer
-from nono_trio.proxy.access.transparent_authorizer import TransparentAuthorizer
+from nono_trio.proxy.access.transparent_authorizer import (
+    InterceptedAuthorizer,
+    TransparentAuthorizer,
+)
 
 ALLOW = ["a.test", "*.b.test:*", "b.test:8443", "tcp://c.test:22", "10.1.2.3:5432", "[fd00::1]:*"]
 DENY = ["x.b.test", "y.b.test:8080"]
@@ -89,3 +92,36 @@ def test_a_plain_request_needs_an_entry_that_is_not_for_tls():
     assert refusals["b.test"] is None
     assert "TLS" in str(refusals["a.test"])
     assert refusals["c.test"] == policy.decide(parse_host("c.test"), 8443).reason
+
+
+def test_a_hello_that_hides_its_name_behind_a_closed_host_is_refused():
+    """Each refusal stays one; that of a host without an entry names the entry for hidden names."""
+    policy = Policy.build(["192.0.2.1", "*.b.test"], ["x.b.test"])
+    literal = parse_host("192.0.2.1")
+    authorizer = HelloAuthorizer(policy, literal, 443, policy.decide(literal, 443))
+    for name, entry in (("x.b.test", None), ("metadata.google.internal", None),
+                        ("evil.test", "tls://evil.test:443"), ("a.b.test", None)):  # fmt: skip
+        verdict = policy.decide(parse_host(name), 443)
+        refusal = authorizer.authorize(ClientHello(name, (), True)).refusal
+        assert refusal is not None
+        if entry is not None:
+            assert refusal.hint == f"allow it with --allow-domain {entry}"
+            assert entry in refusal.reason
+        elif not verdict.allowed:
+            assert refusal == refusal_of(verdict)
+
+
+@pytest.mark.parametrize(
+    ("authorizer", "status", "mode"),
+    [(TransparentAuthorizer, 403, "reverse"), (InterceptedAuthorizer, 421, "connect_intercept")],
+)
+def test_a_connection_to_a_name_carries_requests_for_no_other(authorizer, status, mode):
+    policy, host = Policy.build(["a.test", "b.test"]), parse_host("a.test")
+    about = authorizer(policy, host, 443, policy.decide(host, 443), "succeeded")
+    for asked, refused in (("a.test:443", None), ("b.test:443", status)):
+        raw = f"GET /x HTTP/1.1\r\nHost: {asked}\r\n\r\n".encode()
+        decision = about.authorize(raw, b"")[1]
+        assert (decision.refusal and decision.refusal.status) == refused
+        assert (decision.mode, decision.target, decision.presented) == (
+            mode, asked.removesuffix(":443"), "succeeded",
+        )  # fmt: skip

@@ -1,9 +1,10 @@
-"""What the records of failed tokens say: each failure is in one record, or in one count."""
+"""Each request without the right token is in one record, or in the count of one."""
 
 from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from nono_trio.core.log.events import Network
 from nono_trio.errors import AuditBusy
@@ -98,3 +99,21 @@ async def test_nothing_is_left_for_the_end_when_every_host_has_its_record():
     at.failures.challenge(about("a.test"))
     await at.failures.record_unanswered()
     assert (len(at.said), at.recorder.left) == (1, [])
+
+
+async def test_what_is_only_counted_waits_for_no_other_record(autojump_clock):
+    at = Counted()
+    at.failures.suppressed = 1
+    release = trio.Event()
+
+    async def wait(_event):
+        await release.wait()
+
+    at.recorder.before_commit = wait
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(at.failures.record, ASKED)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(1):
+            await at.failures.record_suppressed()
+        release.set()
+    assert len(at.said) == 1
