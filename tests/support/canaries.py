@@ -25,11 +25,10 @@ import tempfile
 import termios
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import trio
-from canary_intercepted import InterceptedOrigin, refusals
 from canary_services import Listeners, Objects
 
 import nono_trio
@@ -41,6 +40,7 @@ HIGH_PID = "32300"
 POLL_SECONDS = 0.005
 SETTLE_SECONDS = 2.0  # for killed processes to end; a process that lives longer has escaped
 TAG = re.compile(rb"tag-[0-9a-f]{8}")
+KNOCK = re.compile("knock-tag-.{8}")
 
 VICTIM = """
 import ctypes, json, os, signal, sys
@@ -116,7 +116,7 @@ class Canaries:
     def __init__(self) -> None:
         self.layout = Layout()
         self.listeners = Listeners(self.layout.base, self.layout.secret)
-        self.intercepted: InterceptedOrigin | None = None
+        self.intercepted: Any = None  # or an InterceptedOrigin
         self.objects = Objects(self.layout.secret)
         self.terminal, self.terminal_path = self._open_terminal()
         self.notes = self.layout.base / "notes"
@@ -126,6 +126,8 @@ class Canaries:
 
     def intercept(self) -> None:
         """Have requests to one host seen; only attempts about that host need it."""
+        from canary_intercepted import InterceptedOrigin  # late, because it takes a second
+
         self.intercepted = InterceptedOrigin(self.layout.base, self.listeners.seen)
 
     def _open_terminal(self) -> tuple[int, str]:
@@ -171,15 +173,16 @@ class Canaries:
         """Act on files in the granted directory: call a port, or make a file outside."""
         project = self.layout.base / "project"
         while not stop.wait(POLL_SECONDS):
-            for path in project.glob("knock-tag-????????"):
-                port = int(path.read_text())
-                path.unlink()
-                self.listeners.knock(port)
-            for path in project.glob("touch-*"):
-                path.unlink()
-                made = self.layout.base / "outside" / "new"
-                made.touch()
-                made.unlink()
+            for name in os.listdir(project):
+                if KNOCK.fullmatch(name):
+                    port = int((project / name).read_text())
+                    (project / name).unlink()
+                    self.listeners.knock(port)
+                elif name.startswith("touch-"):
+                    (project / name).unlink()
+                    made = self.layout.base / "outside" / "new"
+                    made.touch()
+                    made.unlink()
 
     def arrived(self) -> set[str]:
         """The tags that were seen anywhere on this side."""
@@ -202,10 +205,13 @@ class Canaries:
 
 def places_of_code() -> dict[str, str]:
     """The places of the session's own code."""
+    trio = find_spec("trio")
+    if trio is None:
+        raise AssertionError("no trio")
     return {
         "package": os.path.dirname(os.path.abspath(nono_trio.__file__)),
         "library": os.path.dirname(os.__file__),
-        "site": os.path.dirname(os.path.dirname(os.path.abspath(trio.__file__))),
+        "site": os.path.dirname(os.path.dirname(os.path.abspath(str(trio.origin)))),
         "python": os.path.realpath(sys.executable),
     }
 
@@ -299,7 +305,7 @@ def observe(
         "code": process.returncode,
         "errors": (base / "errors").read_text(errors="replace"),
         "verdict": verdict(base) if caged else None,
-        "refusals": refusals(base / "state"),
+        "refusals": {} if canaries.intercepted is None else canaries.intercepted.refusals(),
     }
 
 

@@ -49,6 +49,7 @@ class InterceptedOrigin:
         self.ca.write_bytes(authority.pem())
         self._context = trio.run(SessionAuthority(authority).server_context, HOST, PROTOCOLS)
         self._seen = seen
+        self._state = base / "state"
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -63,6 +64,21 @@ class InterceptedOrigin:
             "--allow-endpoint", rule, "--allow-mcp-tool", tool, "--resolve", pinned,
             "--upstream-ca", str(self.ca),
         ]  # fmt: skip
+
+    def refusals(self) -> dict[str, list[str]]:
+        """The reasons of the refused requests behind each record that divides attempts, by its
+        tag."""
+        found: dict[str, list[str]] = {}
+        behind: list[str] = []
+        for log in self._state.glob("audit/*/audit-events.ndjson"):
+            for record in records(log):
+                event = getattr(record.event, "event", None)
+                mark = MARK.fullmatch(getattr(event, "target", ""))
+                if mark is not None:
+                    behind = found.setdefault(f"tag-{mark[1]}", [])
+                elif getattr(event, "decision", "") == "deny":
+                    behind.append(str(getattr(event, "reason", "")))
+        return found
 
     def close(self) -> None:
         """Accept no more."""
@@ -115,18 +131,3 @@ def _answer(path: bytes) -> bytes:
         return b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     body = b"saw " + path
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-
-
-def refusals(state: Path) -> dict[str, list[str]]:
-    """The reasons of the refused requests behind each record that divides attempts, by its tag."""
-    found: dict[str, list[str]] = {}
-    behind: list[str] = []
-    for log in state.glob("audit/*/audit-events.ndjson"):
-        for record in records(log):
-            event = getattr(record.event, "event", None)
-            mark = MARK.fullmatch(getattr(event, "target", ""))
-            if mark is not None:
-                behind = found.setdefault(f"tag-{mark[1]}", [])
-            elif getattr(event, "decision", "") == "deny":
-                behind.append(str(getattr(event, "reason", "")))
-    return found
