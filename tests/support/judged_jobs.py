@@ -302,6 +302,8 @@ class Judge:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `nono-trio run ARGUMENTS`."""
+        if self._program == [NONO_TRIO] and not self._wrapped:
+            return self.sessions.run(*arguments, cwd="/")
         return subprocess.run(
             [*self._wrapped, *self._program, "run", *arguments],
             env={**self.sessions.environment, **self._variables}, stdin=subprocess.DEVNULL,
