@@ -284,10 +284,8 @@ def is_supervised(directory: Path, process: SupervisorProcess) -> bool:
 
 
 def _runs(directory: Path, pid: int, start_ticks: object, boot: object) -> bool:
-    if boot != boot_id():
-        return False
-    ticks = process_start_ticks(pid)
-    if ticks is None or ticks != start_ticks:
+    ticks = process_start_ticks(pid)  # of most sessions there is none: the boot is not asked
+    if ticks is None or ticks != start_ticks or boot != boot_id():
         return False
     return holds_lock(pid, directory / LOG, unknown=True)
 
