@@ -68,7 +68,7 @@ _early: Final = list[WorkerProcess]()
 @contextmanager
 def early_workers(size: int, jobs: int | None) -> Iterator[None]:
     """Start the processes for a log of that many bytes, if it is long; `jobs` is as in
-    `verify`. Those that nobody took are gone at the end."""
+    `verify`. Those that were not taken are gone at the end."""
     if size >= LEAST_FOR_JOBS:
         with suppress(OSError):  # no room for another process
             for _ in range((jobs or automatic_jobs(size)) - 1):

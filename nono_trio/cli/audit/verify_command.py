@@ -135,7 +135,7 @@ def _answers(
     root: Path | str, targets: tuple[str, ...] | None, quick: bool, jobs: int | None,
     upstream: bool, pinned: PublicKeys | None, wait: Waiting,
 ) -> Iterator[Verification]:  # fmt: skip
-    """Return the answers for the targets, for every session if there are none."""
+    """Return the answers for the targets; with None, those for all sessions."""
     # Late: they take a third of the start, and the workers start meanwhile.
     from nono_trio.audit.verify.many import unreadable_answer
     from nono_trio.cli.audit.verify import verify_all, verify_targets
