@@ -409,3 +409,25 @@ def test_the_full_names_of_a_short_host_are_noted_in_their_order():
     policy = Policy.build(["db:443", "a.test", "192.0.2.1"], search=["one.test", "two.test"])
     assert decide(policy, "db").looked_up == ("db.one.test", "db.two.test", "db")
     assert decide(policy, "a.test").looked_up == decide(policy, "192.0.2.1").looked_up == ()
+
+
+@pytest.mark.parametrize(
+    ("allow", "resolve", "is_allowed"),
+    [
+        (["a.test"], [], False),
+        (["*.test"], [], False),
+        (["a.test", "192.0.2.7"], [], True),
+        (["a.test", "192.0.2.7:80"], [], False),
+        (["a.test", "192.0.2.8"], [], False),
+        (["a.test"], ["a.test:443:192.0.2.7"], True),
+        (["a.test"], ["a.test:80:192.0.2.7"], False),
+        (["a.test"], ["b.test:443:192.0.2.7"], False),
+    ],
+)
+def test_an_address_of_this_machine_needs_an_entry_or_a_pin_of_its_own(allow, resolve, is_allowed):
+    policy, host = Policy.build(allow, resolve=resolve), parse_host("a.test")
+    verdict = policy.check_address(host, 443, "192.0.2.7", is_local=True)
+    assert verdict.allowed is is_allowed
+    if not is_allowed:
+        assert verdict.hint == "name the address with --allow-domain 192.0.2.7:443"
+    assert policy.check_address(host, 443, "192.0.2.7").allowed

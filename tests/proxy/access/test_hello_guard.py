@@ -10,7 +10,11 @@ from nono_trio.core.net.hello_retry import OtherHello
 from nono_trio.core.net.host import parse_host
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.access.decision import Decision
-from nono_trio.proxy.access.hello_authorizer import HelloAuthorizer, second_hello
+from nono_trio.proxy.access.hello_authorizer import (
+    MISDIRECTED,
+    HelloAuthorizer,
+    second_hello,
+)
 from nono_trio.proxy.access.hello_guard import HelloGuard, UnreadHello, UnseenHello
 
 SEEN = "api.example.com"
@@ -149,3 +153,23 @@ def test_the_record_says_why():
         "the TLS hello is longer than 16384 bytes",
         f"the TLS hello asks for {SEEN}, whose requests must be seen, on a connection to {NAME}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("other.test", "other.test"), (None, NAME), ("no host!", NAME)]
+)
+def test_the_record_of_another_second_hello_has_the_name_that_it_asks_for(name, target):
+    first = Decision("connect", NAME, 8443, "CONNECT", None, "succeeded", parse_host(NAME))
+    decision = second_hello(first, OtherHello(ClientHello(name, (), False)))
+    assert (decision.target, decision.port, decision.method) == (target, 8443, "TLS")
+    assert decision.presented == "succeeded"
+    assert decision.refusal is not None
+    assert decision.refusal.status == MISDIRECTED
+
+
+@pytest.mark.parametrize("shown", ["[2001:db8::1]", "192.0.2.1"])
+def test_the_record_of_an_unseen_hello_names_the_address_of_its_connection(shown):
+    host, fault = parse_host(shown), UnseenHello(ClientHello(SEEN, (), False))
+    refusal = second_hello(Decision("connect", host.name, 443, host=host), fault).refusal
+    assert refusal is not None
+    assert refusal.reason.endswith(f"on a connection to {shown}")
