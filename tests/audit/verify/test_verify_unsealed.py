@@ -147,6 +147,17 @@ def test_fewer_lost_events_than_before_is_tampering(root):
     assert verify(directory).first_bad.failure == "checkpoint mismatch"
 
 
+def test_a_checkpoint_after_the_final_one_is_tampering(root):
+    directory = made.unsealed(root, counts=(2, 4))
+    path = directory / store.CHECKPOINTS
+    first, second = path.read_bytes().splitlines(keepends=True)
+    final = msgspec.structs.replace(decode_checkpoint(first), final=True)
+    path.write_bytes(encode_checkpoint(final) + second)
+    answer = verify(directory)
+    assert (answer.verdict, answer.first_bad.failure) == ("tampered", "checkpoint mismatch")
+    assert "nothing after the final one" in answer.first_bad.expected
+
+
 def test_idle_checkpoints_and_one_before_the_first_record_are_fine(root):
     assert verify(made.build(root, counts=(0, 2, 2, 2, 4, 5))).verdict == "verified"
 
