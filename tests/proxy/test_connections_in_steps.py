@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from origin import serving
+from origin import says, serving
 from running_proxy import BOUND, connect, http, running, until
 from transparent_cage import LITERAL, cage
 
@@ -98,6 +98,24 @@ async def test_no_task_begins_for_a_transparent_connection():
                 assert await refused.ends()
         assert await at.events(1) == [("deny", LITERAL, 22, "TCP")]
         assert tasks.begun == []
+
+
+CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + 3000 * b"1\r\na\r\n"
+
+
+@pytest.mark.parametrize("sent", [bytes(1_000_000), b""])
+async def test_a_body_that_moves_much_at_a_time_begins_a_task(sent):
+    async with serving() as sink, serving(says(CHUNKS + b"0\r\n\r\n")) as chunks:
+        port = sink.port if sent else chunks.port
+        request = http(
+            "POST", f"http://127.0.0.1:{port}/sink", f"Content-Length: {len(sent)}", body=sent
+        )
+        async with running(["127.0.0.1:*"]) as proxy:
+            with counted() as tasks:
+                answer = await proxy.ask(request)
+            assert answer is not None
+            assert answer.complete
+            assert len(tasks.begun) == 1
 
 
 async def test_a_look_up_begins_a_task_after_the_record():

@@ -5,6 +5,8 @@ Rules of this file:
 - A failure before the first byte of a response is answered with a status. After it the connection
   is cut, because the client would read a second status line as content.
 - A client that leaves is not an error.
+- A stream that moves much at a time becomes a task: in a step of the dispatcher (steps.py) a
+  millisecond of each of many streams would keep all other tasks waiting.
 - A body or a WebSocket message with a stand-in that must not be sent cuts the request: the upstream
   sees no end of it. `found` is then the refusal, also if an answer has begun.
 """
@@ -32,7 +34,7 @@ from nono_trio.proxy.transport.client import Expired
 from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.transport.tunnel import Tunnel
 from nono_trio.proxy.upstream.proxy_chain import ProxyRejected
-from nono_trio.steps import turn
+from nono_trio.steps import become_task, turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -177,6 +179,7 @@ class Exchange:
             if moved:
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
+                    await become_task()
                     await turn()
                 continue
             if self._gathered is not None and self._gathered.is_held:
@@ -207,6 +210,7 @@ class Exchange:
             if response.pump():
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
+                    await become_task()
                     await turn()
             elif client.tcp.broken:
                 raise SideFailed("client")
