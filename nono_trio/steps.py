@@ -44,6 +44,22 @@ _BECOME_TASK: Final = "become a task"
 _MARK: Final = "waits_in_steps"
 
 
+class _Trap:
+    """Awaited, it gives `name` to who runs the coroutine."""
+
+    __slots__ = ("_once",)
+
+    def __init__(self, name: str) -> None:
+        self._once = (name,)
+
+    def __await__(self) -> Generator[str, None, None]:
+        return iter(self._once)  # type: ignore[return-value]  # a third of a generator's cost
+
+
+_WAITING: Final = _Trap(_WAIT)
+_BECOMING_TASK: Final = _Trap(_BECOME_TASK)
+
+
 class _Now(threading.local):
     """The coroutine whose step runs in this thread."""
 
@@ -56,18 +72,18 @@ _now = _Now()
 class Stepped:
     """One coroutine that has no task yet. `wake` must be called once for each `suspend`."""
 
-    __slots__ = ("_is_woken", "_queue", "_task", "coroutine", "nursery")
+    __slots__ = ("_queue", "_task", "coroutine", "is_woken", "nursery")
 
     def __init__(self, body: Body, nursery: trio.Nursery, queue: StepQueue) -> None:
         self.coroutine = body
         self.nursery = nursery
         self._queue = queue
-        self._is_woken = False
+        self.is_woken = False
         self._task: Task | None = None
 
     def wake(self) -> None:
         """Let the coroutine go on soon."""
-        self._is_woken = True
+        self.is_woken = True
         if self._task is not None:
             reschedule(self._task)
         else:
@@ -94,15 +110,9 @@ class Stepped:
             _now.one = None
         return False
 
-    async def wait(self, forget: Forget) -> None:
-        """As `suspend`."""
-        self._is_woken = False
-        try:
-            await _yield(_WAIT)
-        except BaseException:
-            forget(None)
-            raise
-        if _now.one is None and not self._is_woken:  # the steps have ended: it is a task now
+    async def wait_as_task(self, forget: Forget) -> None:
+        """Wait on, now that the steps have ended and it is a task."""
+        if not self.is_woken:
             self._task = current_task()
             try:
                 await wait_task_rescheduled(forget)
@@ -112,7 +122,7 @@ class Stepped:
     async def take_turn(self) -> None:
         """As `turn`."""
         self._queue.add(self)
-        await _yield(_WAIT)
+        await _WAITING
         if _now.one is None:
             await trio.lowlevel.checkpoint()
 
@@ -219,10 +229,17 @@ def sleeper() -> Stepped | Task:
 async def suspend(one: Stepped | Task, forget: Forget) -> None:
     """Wait until `resume(one)`, called once. `forget` is called instead if the wait is cancelled or
     fails; it must see to it that `resume` is not called, and return SUCCEEDED."""
-    if type(one) is Stepped:
-        await one.wait(forget)
-    else:
+    if type(one) is not Stepped:
         await wait_task_rescheduled(forget)
+        return
+    one.is_woken = False
+    try:
+        await _WAITING
+    except BaseException:
+        forget(None)
+        raise
+    if _now.one is None:
+        await one.wait_as_task(forget)
 
 
 def resume(one: Stepped | Task) -> None:
@@ -245,7 +262,7 @@ async def turn() -> None:
 async def become_task() -> None:
     """From here on, be a task of trio's; for a task it does nothing."""
     if _now.one is not None:
-        await _yield(_BECOME_TASK)
+        await _BECOMING_TASK
 
 
 def is_cancelled() -> bool:
@@ -284,11 +301,6 @@ async def go_on(body: Body) -> None:
 @coroutine
 def _delegate(body: Body) -> Generator[Any, Any, None]:
     yield from body  # `await` refuses a coroutine that has begun
-
-
-@coroutine
-def _yield(trap: str) -> Generator[str, None, None]:
-    yield trap
 
 
 async def _raising(failure: BaseException) -> None:

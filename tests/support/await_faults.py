@@ -82,7 +82,7 @@ class AwaitFault(trio.abc.Instrument):
 
 
 STEPS = "nono_trio.steps"
-PLUMBING = ("suspend", "Stepped.wait")
+PLUMBING = ("suspend",)
 
 
 def awaited(body: Any) -> list[str]:

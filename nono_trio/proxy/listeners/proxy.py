@@ -325,7 +325,8 @@ class Proxy:
             await handler.handle()
         finally:
             self._clients.discard(client)
-            self._left.set()
+            if not self._left.is_set():
+                self._left.set()
             self._finish_if_unused()
 
     async def _attend(self, scope: trio.CancelScope) -> None:
