@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,20 @@ from running_proxy import BOUND, connect, http, running, until
 from transparent_cage import LITERAL, cage
 
 from nono_trio.errors import AuditLost
+from nono_trio.proxy.http.connection import HttpConnection
+from nono_trio.proxy.transport.client import Client
 from nono_trio.proxy.transport.relay import Relay
+from nono_trio.proxy.transport.transport import TcpTransport
+from nono_trio.steps import Stepped
 from nono_trio.testing import FailingRecorder, FakeResolver, LoopbackDialler, MemoryRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from running_proxy import Running
+
+
+KINDS = (Client, TcpTransport, HttpConnection, Stepped)
 
 
 class Tasks(trio.abc.Instrument):
@@ -89,6 +97,21 @@ async def test_no_task_begins_for_a_connection(use):
         assert tasks.begun == []
         assert any(name.endswith("Readiness.dispatch") for name in tasks.names)
         assert proxy.recorder.events
+
+
+async def test_the_end_of_a_connection_leaves_no_cycle():
+    """Otherwise the garbage collector would have to find each, and takes the gain."""
+    async with serving() as origin, running(["127.0.0.1:*"]) as proxy:
+        gc.collect()
+        gc.disable()
+        try:
+            for use in (tunnel, denied, plain, pipelined, malformed):
+                await use(proxy, origin.port)
+            await until(lambda: proxy.proxy.open_connections == 0)
+            left = [one for one in gc.get_objects() if isinstance(one, KINDS)]
+        finally:
+            gc.enable()
+        assert left == []
 
 
 async def test_no_task_begins_for_a_transparent_connection():

@@ -19,6 +19,7 @@ RFC 9112 leaves these choices open, and they are made here once:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 from nono_trio.core.http.bad_request import BadRequest, shown_target
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_LINE: Final = 8 * 1024  # bytes; RFC 9112 3 asks for 8000 at least
 MAX_HEAD: Final = 32 * 1024  # bytes; cookies and tokens of real clients stay under 16 KiB
+MAX_REMEMBERED: Final = 1024  # bytes of the fields of a request that are remembered
+MEMORY: Final = 256  # such blocks of fields; with what is made of them less than 1 MiB
 MAX_FIELDS: Final = 128  # Apache has 100; each field costs a tuple, so the count is bounded too
 
 _LINE = rb"([A-Z][A-Z-]{0,31}) ([\x21-\x7e]++) HTTP/1\.([01])"
@@ -161,7 +164,9 @@ def _refuse_imitations(match: re.Match[bytes]) -> None:
 def _accepted(match: re.Match[bytes], raw: bytes) -> RequestHead:
     method, target = match[1].decode("ascii"), match[2].decode("ascii")
     version: Literal["1.0", "1.1"] = "1.1" if match[3] == b"1" else "1.0"
-    fields, guarded = _split_fields(match[4])
+    block = match[4]
+    split = _split_fields if len(block) > MAX_REMEMBERED else _remembered_fields
+    fields, guarded = split(block)
     if method in _ECHOING_METHODS:
         raise BadRequest(405, "TRACE and TRACK are not forwarded: they echo credentials")
     _check_host(guarded.get(b"host"), version)
@@ -171,7 +176,7 @@ def _accepted(match: re.Match[bytes], raw: bytes) -> RequestHead:
         method,
         target,
         version,
-        tuple(fields),
+        fields,
         raw,
         body,
         length,
@@ -180,8 +185,9 @@ def _accepted(match: re.Match[bytes], raw: bytes) -> RequestHead:
     )
 
 
-def _split_fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:
-    """All fields in order, and by name those that the proxy reads (lists joined by commas)."""
+def _split_fields(block: bytes) -> tuple[tuple[Field, ...], dict[bytes, bytes]]:
+    """All fields in order, and by name those that the proxy reads (lists joined by commas). Nobody
+    may change them."""
     lines = block.split(b"\r\n")
     lines.pop()  # the empty string after the last CRLF
     if len(lines) > MAX_FIELDS:
@@ -193,7 +199,11 @@ def _split_fields(block: bytes) -> tuple[list[Field], dict[bytes, bytes]]:
         fields.append((name, value))
         if name in _GUARDED:
             _guard(guarded, name, value)
-    return fields, guarded
+    return tuple(fields), guarded
+
+
+# A program sends the same fields with each request to a host, whatever it asks for.
+_remembered_fields = lru_cache(MEMORY)(_split_fields)
 
 
 def _guard(guarded: dict[bytes, bytes], name: bytes, value: bytes) -> None:

@@ -12,6 +12,7 @@ field reaches the next hop only, so a body that begins as a request is not sent 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -20,6 +21,7 @@ from nono_trio.core.http.header_fields import end_to_end_fields
 from nono_trio.core.http.hidden_request import has_unusual_body
 from nono_trio.core.http.http1 import CLOSE
 from nono_trio.core.http.message import Field, RequestStarted
+from nono_trio.core.http.request_head import MAX_REMEMBERED, MEMORY
 from nono_trio.core.http.trailers import TE_FIELD, announced, takes_trailers
 from nono_trio.core.http.websocket import UPGRADE_FIELDS, offered_key
 
@@ -71,7 +73,9 @@ def rewrite(
     fields = []
     if chain is not None and chain.proxy.authorization is not None:
         fields.append((b"Proxy-Authorization", chain.proxy.authorization))
-    fields += end_to_end_fields(_as_written(head), dropped)
+    block = head.raw[head.raw.index(b"\r\n") + 2 :]
+    passed_on = _passed_on if len(block) > MAX_REMEMBERED else _remembered
+    fields += passed_on(block, dropped)
     started = RequestStarted(
         request.stream_id,
         head.method.encode("ascii"),
@@ -92,9 +96,14 @@ def _connection(head: RequestHead, *, is_last: bool) -> tuple[Field, ...]:
     return ((b"Connection", options), TE_FIELD, *names)
 
 
-def _as_written(head: RequestHead) -> list[Field]:
-    lines = head.raw.split(b"\r\n")[1:-2]
-    return [
-        (line[: line.index(b":")], value)
-        for line, (_, value) in zip(lines, head.fields, strict=True)
-    ]
+def _passed_on(block: bytes, dropped: frozenset[bytes]) -> tuple[Field, ...]:
+    """The end-to-end fields of an accepted head, whose lines after the first are `block`, as they
+    are written there."""
+    fields = []
+    for line in block.split(b"\r\n")[:-2]:
+        name, _, value = line.partition(b":")
+        fields.append((name, value.strip(b" \t")))
+    return tuple(end_to_end_fields(fields, dropped))
+
+
+_remembered = lru_cache(MEMORY)(_passed_on)

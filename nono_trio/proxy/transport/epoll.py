@@ -159,6 +159,7 @@ class Readiness:
                         watch.note(flags)
                     elif (on_arrival := listeners.get(ready)) is not None:
                         on_arrival()
+                watch = None  # else the last one is held until the next event
                 steps.run_due()
 
     def close(self) -> None:

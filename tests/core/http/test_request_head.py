@@ -9,12 +9,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nono_trio.core.http import request_head
 from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.message import RequestHead
 from nono_trio.core.http.request_head import (
     MAX_FIELDS,
     MAX_HEAD,
+    MAX_REMEMBERED,
     MAX_REQUEST_LINE,
+    MEMORY,
     head_end,
     parse_head,
 )
@@ -357,3 +360,30 @@ def test_only_bad_request_is_raised_and_it_is_printable(wire):
         assert refused.status in {400, 405, 413, 414, 417, 431, 501, 505}
         assert re.fullmatch(r"[\x20-\x7e]+", refused.reason)
         assert re.fullmatch(r"[\x20-\x7e]{0,255}", refused.target)
+
+
+def test_fields_that_were_seen_before_are_judged_with_each_request_line():
+    fields = b"Host: a.test\r\nContent-Length: 3\r\n\r\n"
+    for _ in range(2):
+        assert parse_head(b"POST /a HTTP/1.1\r\n" + fields).length == 3
+        for line, status in ((b"CONNECT a.test:1 HTTP/1.1", 400), (b"TRACE /a HTTP/1.1", 405)):
+            with pytest.raises(BadRequest) as refused:
+                parse_head(line + b"\r\n" + fields)
+            assert refused.value.status == status
+
+
+def test_fields_that_are_refused_are_refused_again():
+    for _ in range(2):
+        with pytest.raises(BadRequest):
+            parse_head(b"GET / HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n")
+
+
+def test_few_and_short_fields_are_remembered():
+    remembered = vars(request_head)["_remembered_fields"]
+    remembered.cache_clear()
+    for number in range(2 * MEMORY):
+        parse_head(b"GET / HTTP/1.1\r\nHost: a%d.test\r\n\r\n" % number)
+    assert remembered.cache_info().currsize == MEMORY
+    remembered.cache_clear()
+    parse_head(b"GET / HTTP/1.1\r\nHost: a.test\r\nX: %b\r\n\r\n" % (b"x" * MAX_REMEMBERED))
+    assert remembered.cache_info().currsize == 0
