@@ -100,7 +100,7 @@ class Stepped:
                 trap = body.throw(_refused(trap))
         except StopIteration:
             self._queue.leave(self)
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: ASYNC103  (a task raises it)
             self._queue.move(self, _raising(failure))
         else:
             if trap is _WAIT:
@@ -137,7 +137,7 @@ class StepQueue:
         self.give: GiveToTask = start_task
         self.on_empty: Callable[[], object] | None = None
         self.is_held = False
-        """Somebody who will call `run_due` is at work, so no task need be woken for it."""
+        """Who will call `run_due` is at work, so no task need be woken for it."""
         self._is_open = True
         self._due: list[Stepped] = []
         self._members: dict[Stepped, None] = {}
@@ -303,7 +303,7 @@ def _delegate(body: Body) -> Generator[Any, Any, None]:
     yield from body  # `await` refuses a coroutine that has begun
 
 
-async def _raising(failure: BaseException) -> None:
+async def _raising(failure: BaseException) -> None:  # noqa: ASYNC124  (a task runs it)
     raise failure
 
 

@@ -124,7 +124,7 @@ class Readiness:
 
     def listen(self, descriptor: int, on_arrival: Callable[[], object]) -> None:
         """Call `on_arrival`, which must neither wait nor raise, when connections have come to a
-        listener. It must accept until no more wait, or see to it that somebody does. Raises
+        listener. It must accept until no more wait, or have another task do so. Raises
         OSError."""
         self._epoll.register(descriptor, _READ)
         self._listeners[descriptor] = on_arrival
