@@ -237,7 +237,7 @@ async def test_many_that_are_due_leave_turns_to_tasks():
         while left:
             await trio.lowlevel.checkpoint()
             seen.append(left)
-    assert len({*seen}) >= 3
+    assert any(0 < one < 3 * MAX_STEPS for one in seen)
 
 
 async def test_what_others_write_is_called_in_a_task():
