@@ -74,7 +74,8 @@ LAYERS: Final = (
     ("nono_trio/core/log/", "record"),
     ("nono_trio/proxy/upstream/", "addresses, dial"),
     ("nono_trio/proxy/transport/", "sockets, readiness, relay"),
-    ("nono_trio/", "the steps of a connection, flows"),
+    ("nono_trio/steps", "the dispatcher's steps"),
+    ("nono_trio/", "a connection's order of acts, flows"),
 )
 # The innermost symbol's file, as perf names it.
 PROGRAM_PARTS: Final = (

@@ -53,7 +53,8 @@ def as_grouped_svg(rows: Sequence[Row]) -> str:
     most = max([1.0, *(max(row.ratios) for row in shown)])
     scale, one = _PLOT / most, _LABELS + _PLOT / most
     bars, top = [], _TOP
-    for name in dict.fromkeys(row.name for row in shown):
+    lines = _lines(rows, [*{row.unit for row in shown}])
+    for name in dict.fromkeys(name for name, _ in lines):
         group = [row for row in shown if row.name == name]
         middle = top + _LANE * len(group) / 2 + 4
         label = f'<text x="{_LABELS - 8}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>'

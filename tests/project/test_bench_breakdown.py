@@ -41,7 +41,7 @@ def test_a_sample_belongs_to_its_system_call_or_to_a_file(stack: str, part: str)
         ("trio/_core/_run.py:unrolled_run", "trio: scheduler, channels, scopes"),
         ("nono_trio/audit/write/recorder.py:record", "record"),
         ("nono_trio/proxy/http/rewrite.py:rewritten", "parse and rewrite heads"),
-        ("nono_trio/proxy/http/connection.py:run", "the steps of a connection, flows"),
+        ("nono_trio/proxy/http/connection.py:run", "a connection's order of acts, flows"),
         ("the interpreter", "the interpreter"),
     ],
 )
