@@ -55,8 +55,8 @@ LOADS: Final = (
     Load("deny, 32 clients", "deny", 32, 5000, 96, {RUST: 0.85}),
     Load("forward, 32 clients, one each", "forward", 32, 3000, 96, {SQUID: 0.85}),
     Load("forward, 32 clients, keep-alive", "forwardka", 32, 6000, 96, {SQUID: 1.0}),
-    Load("bulk, 1 tunnel", "bulk", 1, 4, 1, {RUST: 0.42}, 400 * MB, 5 * MB),
-    Load("bulk, 8 tunnels", "bulk", 8, 8, 8, {RUST: 0.42}, 200 * MB, 1 * MB, {RUST: 1.3}),
-    Load("upload, 1 tunnel", "up", 1, 4, 1, {RUST: 0.48}, 400 * MB, 5 * MB),
-    Load("upload, 8 tunnels", "up", 8, 8, 8, {RUST: 0.48}, 200 * MB, 1 * MB, {RUST: 1.3}),
+    Load("bulk, 1 tunnel", "bulk", 1, 4, 1, {RUST: 0.42}, 200 * MB, 5 * MB),
+    Load("bulk, 8 tunnels", "bulk", 8, 8, 8, {RUST: 0.42}, 100 * MB, 1 * MB, {RUST: 1.3}),
+    Load("upload, 1 tunnel", "up", 1, 4, 1, {RUST: 0.48}, 200 * MB, 5 * MB),
+    Load("upload, 8 tunnels", "up", 8, 8, 8, {RUST: 0.48}, 100 * MB, 1 * MB, {RUST: 1.3}),
 )
