@@ -15,6 +15,7 @@ from steps_guard import no_task_in_steps
 from nono_trio.proxy.listeners.task_pool import TaskPool
 from nono_trio.proxy.transport.epoll import Waker
 from nono_trio.steps import (
+    MAX_SECONDS,
     MAX_STEPS,
     StepQueue,
     become_task,
@@ -238,6 +239,22 @@ async def test_many_that_are_due_leave_turns_to_tasks():
             await trio.lowlevel.checkpoint()
             seen.append(left)
     assert any(0 < one < 3 * MAX_STEPS for one in seen)
+
+
+async def test_long_steps_leave_turns_to_tasks(monkeypatch):
+    now, seen, queue = [0.0], [], StepQueue()
+
+    async def body(number: int) -> None:
+        seen.append(number)
+        now[0] += MAX_SECONDS * 0.4
+
+    monkeypatch.setattr("nono_trio.steps.perf_counter", lambda: now[0])
+    async with trio.open_nursery() as nursery:
+        for number in range(7):
+            queue.start(body(number), nursery)
+        results = [(queue.run_due(), len(seen)) for _ in range(3)]
+    assert results == [(False, 3), (False, 6), (True, 7)]
+    assert seen == [*range(7)]
 
 
 async def test_what_others_write_is_called_in_a_task():

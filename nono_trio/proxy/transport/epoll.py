@@ -160,7 +160,8 @@ class Readiness:
                     elif (on_arrival := listeners.get(ready)) is not None:
                         on_arrival()
                 watch = None  # else the last one is held until the next event
-                steps.run_due()
+                if not steps.run_due():
+                    break
 
     def close(self) -> None:
         """Close the epoll; no connection is woken afterwards."""
