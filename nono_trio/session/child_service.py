@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import trio
 from msgspec import UNSET
-from msgspec.structs import replace
 
 from nono_trio.core.log.events import SandboxRuntime, SandboxRuntimeEvent
 from nono_trio.core.log.session_json import ExecutableIdentity
@@ -23,7 +22,6 @@ from nono_trio.core.log.shown_text import counted
 from nono_trio.core.policy.reasons import LISTEN_PORT_FLAG, OPEN_PORT_FLAG
 from nono_trio.errors import CageFailed
 from nono_trio.posix.clock import rfc3339
-from nono_trio.proxy.limits import DEFAULT_LIMITS
 from nono_trio.proxy.listeners.host_loopback import REFUSED_LOOPBACK, HostLoopback
 from nono_trio.proxy.listeners.port_forward import PortRelay, dial_host
 from nono_trio.proxy.listeners.proxy import Proxy
@@ -32,6 +30,7 @@ from nono_trio.sandbox.attribution.attribution import ByThread
 from nono_trio.sandbox.cage import Cage
 from nono_trio.session.attribution import attribution_for, running
 from nono_trio.session.child import conduct_child
+from nono_trio.session.descriptors import proxy_limits
 from nono_trio.session.homes.session_home import what_it_held
 from nono_trio.session.listener_service import (
     proxy_credentials,
@@ -120,7 +119,7 @@ class ChildService:
                 self._run.policy,
                 recorder,
                 self._run.resources.token,
-                limits=replace(DEFAULT_LIMITS, connections=self._run.max_connections),
+                limits=proxy_limits(self._run.max_connections),
                 upstream_proxy=self._run.upstream_proxy,
                 interception=None if trust is None else trust.session.interception(),
                 credentials=proxy_credentials(self._run.credentials, self._run.resources.logins),

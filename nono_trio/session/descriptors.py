@@ -15,8 +15,10 @@ import contextlib
 import fcntl
 import resource
 
+from msgspec.structs import replace
+
 from nono_trio.errors import UsageError
-from nono_trio.proxy.limits import most_pipes
+from nono_trio.proxy.limits import DEFAULT_LIMITS, ProxyLimits, most_pipes
 
 # Descriptors that launcher and supervisor have open at the start beside sockets of ports.
 _AT_THE_START = 64
@@ -36,9 +38,10 @@ def max_connections(wanted: int | None) -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY:
         return wanted or USUAL_CONNECTIONS
-    # A low limit keeps a quarter for all else, and never less than what is open at the start and
-    # the pipes of tunnels.
-    beside = max(min(_BESIDE, hard // 4), _AT_THE_START + most_pipes(hard) * _A_PIPE)
+    # A low limit keeps a quarter for all else, and never less than what is open at the start, the
+    # pipes of tunnels, and those that are told that there are too many.
+    open_beside = _AT_THE_START + most_pipes(hard) * _A_PIPE + max_refusals()
+    beside = max(min(_BESIDE, hard // 4), open_beside)
     most = max((hard - beside) // _A_CONNECTION, 1)
     if wanted is None:
         return min(most, USUAL_CONNECTIONS)
@@ -48,6 +51,19 @@ def max_connections(wanted: int | None) -> int:
             hint=f"--max-connections {most}",
         )
     return wanted
+
+
+def max_refusals() -> int:
+    """Return how many connections over the limit the proxy may have open to refuse them."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        return DEFAULT_LIMITS.refusals
+    return min(max((hard - _AT_THE_START) // 4, 1), DEFAULT_LIMITS.refusals)
+
+
+def proxy_limits(connections: int) -> ProxyLimits:
+    """Return the limits of a proxy that serves so many, of `max_connections`."""
+    return replace(DEFAULT_LIMITS, connections=connections, refusals=max_refusals())
 
 
 def make_room(connections: int) -> None:

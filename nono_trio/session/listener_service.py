@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
-from msgspec.structs import replace
 
 from nono_trio.proxy.limits import DEFAULT_LIMITS
 from nono_trio.proxy.listeners.proxy import Proxy
+from nono_trio.session.descriptors import proxy_limits
 from nono_trio.session.shutdown import Phase
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ListenerService:
             self._policy,
             recorder,
             self._token,
-            limits=replace(DEFAULT_LIMITS, connections=self._max_connections),
+            limits=proxy_limits(self._max_connections),
             upstream_proxy=self._upstream_proxy,
             interception=None if self._trust is None else self._trust.interception(),
             credentials=proxy_credentials(self._credentials, self._logins),

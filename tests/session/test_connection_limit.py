@@ -16,7 +16,7 @@ import pytest
 from harness import NONO_TRIO, RUN_SECONDS, Sessions
 
 from nono_trio.proxy.limits import most_pipes
-from nono_trio.session.descriptors import max_connections
+from nono_trio.session.descriptors import max_connections, proxy_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,12 +115,14 @@ def test_more_than_there_are_descriptors_for_is_refused_with_what_fits(
 
 
 @pytest.mark.parametrize("hard", [70, 128, 255, 256, 400, 1024, 4096, 20_000])
-def test_the_limit_leaves_room_for_the_pipes_of_tunnels(
+def test_the_limit_leaves_room_for_the_pipes_of_tunnels_and_for_refusals(
     monkeypatch: pytest.MonkeyPatch, hard: int
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
+    limits = proxy_limits(max_connections(None))
     at_the_start = 64
-    assert 2 * max_connections(None) + 2 * most_pipes(hard) + at_the_start <= hard
+    assert 2 * limits.connections + limits.refusals + 2 * most_pipes(hard) + at_the_start <= hard
+    assert limits.refusals > 0
 
 
 def test_what_the_hint_says_is_accepted(sessions: Sessions) -> None:
@@ -142,7 +144,7 @@ def test_a_low_limit_of_open_files_leaves_room_for_the_answer_of_a_full_proxy(
         stack.callback(process.kill)
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
-        refusal_of_a_full_proxy(stack, ready, port, 32)  # (128 - 64) / 2
+        refusal_of_a_full_proxy(stack, ready, port, 24)  # (128 - 64 - 16) / 2
 
 
 def test_a_limit_that_listeners_alone_would_reach_is_refused(sessions: Sessions) -> None:
