@@ -10,7 +10,15 @@ import sys
 import pytest
 from checkout import SUPPORT
 from forked_runs import MODULES
-from harness import RUN_SECONDS, landlock_isolation
+from harness import (
+    NONO_TRIO,
+    RUN_SECONDS,
+    has_ended,
+    landlock_isolation,
+    processes_with,
+    sleep_marker,
+    wait_until,
+)
 
 AT_GO = """
 import sys
@@ -32,6 +40,16 @@ import forked_runs, random
 for name in forked_runs.MODULES:
     __import__(name)
 print(*sys.modules)
+"""
+
+KILLED = f"""
+import os, signal, sys
+sys.path.insert(0, {str(SUPPORT)!r})
+import run_server
+server = run_server.start(sys.argv[1], os.environ)
+run = server.start(sys.argv[2:], os.environ, os.environ["HOME"])
+print(run.stdout.readline(), run.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -68,3 +86,16 @@ def test_their_commands_and_policies_are_those_of_any_run(sessions):
     assert done.stderr.endswith("told\n")
     assert vars(seen[0][0]) == vars(done)
     assert seen[0][1:] == seen[1][1:]
+
+
+def test_nothing_of_them_outlives_tests_that_are_killed(sessions):
+    marker = sleep_marker()
+    shell = ["--", "sh", "-c", f"echo ready; exec sleep {marker}"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, NONO_TRIO, "run", "-s", *shell], env=sessions.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    ready, pid = killed.stdout.split()
+    assert ready == "ready"
+    wait_until(lambda: has_ended(int(pid)), "the end of the run")
+    wait_until(lambda: processes_with(marker) == [], "the end of its command")

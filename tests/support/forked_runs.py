@@ -7,7 +7,8 @@ ever. How the command is started has tests of its own, and so has every run with
 own: Python and our own start read them.
 
 As a program: `forked_runs.py DESCRIPTOR CONSOLE-SCRIPT` forks a run for each message, until the
-other end of the socket is closed. It imports nothing that a run does not import.
+other end of the socket is closed. Then it kills the runs that go on: the tests that started them
+have ended, or were killed. It imports nothing that a run does not import.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import gc
 import marshal
 import os
 import select
+import signal
 import socket
 import sys
 
@@ -64,6 +66,8 @@ def _serve(requests: socket.socket) -> tuple[list[str], dict[str, str], str] | N
                 continue
             message, received = _next(requests)
             if not message:
+                for pidfd in replies:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 return None
             pid = os.fork()
             if pid == 0:

@@ -121,7 +121,7 @@ class RunServer:
             )  # fmt: skip
 
     def stop(self) -> None:
-        """End it; the runs that it started go on."""
+        """End it; it kills the runs that go on."""
         self._requests.close()
         self._process.communicate()
 
