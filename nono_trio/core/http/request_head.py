@@ -165,7 +165,7 @@ def _accepted(match: re.Match[bytes], raw: bytes) -> RequestHead:
     method, target = match[1].decode("ascii"), match[2].decode("ascii")
     version: Literal["1.0", "1.1"] = "1.1" if match[3] == b"1" else "1.0"
     block = match[4]
-    split = _split_fields if len(block) > MAX_REMEMBERED else _remembered_fields
+    split = _split_fields if len(block) > MAX_REMEMBERED else remembered_fields
     fields, guarded = split(block)
     if method in _ECHOING_METHODS:
         raise BadRequest(405, "TRACE and TRACK are not forwarded: they echo credentials")
@@ -203,7 +203,7 @@ def _split_fields(block: bytes) -> tuple[tuple[Field, ...], dict[bytes, bytes]]:
 
 
 # A program sends the same fields with each request to a host, whatever it asks for.
-_remembered_fields = lru_cache(MEMORY)(_split_fields)
+remembered_fields = lru_cache(MEMORY)(_split_fields)
 
 
 def _guard(guarded: dict[bytes, bytes], name: bytes, value: bytes) -> None:

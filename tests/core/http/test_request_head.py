@@ -379,7 +379,7 @@ def test_fields_that_are_refused_are_refused_again():
 
 
 def test_few_and_short_fields_are_remembered():
-    remembered = vars(request_head)["_remembered_fields"]
+    remembered = request_head.remembered_fields
     remembered.cache_clear()
     for number in range(2 * MEMORY):
         parse_head(b"GET / HTTP/1.1\r\nHost: a%d.test\r\n\r\n" % number)
