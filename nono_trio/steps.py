@@ -16,7 +16,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from contextlib import suppress
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     GiveToTask: TypeAlias = Callable[[Body, trio.Nursery], None]
     """Has a task of the nursery go on with a coroutine that has begun."""
     Forget: TypeAlias = Callable[[object], Abort]
-
-logger = logging.getLogger(__name__)
 
 # Before other tasks get their turn. Most steps take 40 us; those of bodies and large heads, 1 ms.
 MAX_STEPS: Final = 128
@@ -140,7 +137,7 @@ class StepQueue:
         self.give: GiveToTask = start_task
         self.on_empty: Callable[[], object] | None = None
         self.is_held = False
-        """Who will call `run_due` is at work, so no task need be woken for it."""
+        """`run_due` is at work or will be called at once, so `run` need not be woken."""
         self._is_open = True
         self._due: list[Stepped] = []
         self._members: dict[Stepped, None] = {}

@@ -284,7 +284,7 @@ def is_supervised(directory: Path, process: SupervisorProcess) -> bool:
 
 
 def _runs(directory: Path, pid: int, start_ticks: object, boot: object) -> bool:
-    ticks = process_start_ticks(pid)  # of most sessions there is none: the boot is not asked
+    ticks = process_start_ticks(pid)  # first: most sessions have no process any more
     if ticks is None or ticks != start_ticks or boot != boot_id():
         return False
     return holds_lock(pid, directory / LOG, unknown=True)

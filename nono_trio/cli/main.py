@@ -116,7 +116,7 @@ def main() -> NoReturn:
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Nowhere()))
     if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes already
         sys.stdout.reconfigure(errors="backslashreplace")
-    asked = os.environ.get("_NONO_TRIO_COMPLETE")
+    asked = os.environ.get("_NONO_TRIO_COMPLETE")  # completion.COMPLETE_VARIABLE
     if asked is not None and len(sys.argv) == 1:  # a shell, at Tab: its variables have the line
         from nono_trio.cli.completion import answer
 

@@ -1,11 +1,12 @@
 """Accepted connections: each with its socket, unread bytes and one deadline, all in one table.
 
 Rules of this file: a client has one deadline at a time, and the table's sweep enforces it by waking
-the task: reading the clock for every wait and a cancel scope for each would cost 6 us of a tunnel's
-100, so a deadline may be off by one sweep either way. A client that has not shown that it may be
-served loses its place before one that has, and the oldest loses it first: other programs of the
-machine may reach the listener, and a started head costs them nothing. A client without a place may
-come to have one again when it shows that it may be served; no more have one than there are places.
+its connection: reading the clock for every wait and a cancel scope for each would cost 6 us of a
+tunnel's 100, so a deadline may be off by one sweep either way. A client that has not shown that it
+may be served loses its place before one that has, and the oldest loses it first: other programs of
+the machine may reach the listener, and a started head costs them nothing. A client without a place
+may come to have one again when it shows that it may be served; no more have one than there are
+places.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Expired(Exception):
 
 
 class Client:
-    """A client connection, served by one task."""
+    """A client connection, served by one coroutine (steps.py)."""
 
     __slots__ = (
         "_table",
@@ -79,7 +80,7 @@ class Client:
         self.expired = self.dropped
 
     def expire(self) -> None:
-        """Make the task's next pause, or the one it is in, raise Expired."""
+        """Make the connection's next pause, or the one it is in, raise Expired."""
         self.deadline = math.inf
         self.expired = True
         self._waker.wake()

@@ -93,7 +93,7 @@ class Watch:
         self.failed = False
 
     def note(self, flags: int) -> None:
-        """Note an event of epoll's, and wake the task."""
+        """Note an event of epoll's, and wake the connection."""
         if flags & _READABLE:
             self.readable = True
             if flags & _ENDING:

@@ -4,7 +4,7 @@ Rules of this file:
 - Bytes that were read are held until they are sent, and no more are read until then. That is the
   backpressure.
 - The end of one direction is passed on as a shutdown and leaves the other direction open.
-- No direction waits, so both share one task and one buffer.
+- No direction waits, so both share one coroutine and one buffer.
 - Bytes between two TCP sockets that come in large pieces go through a pipe instead (splice.py),
   unless something of ours must see them. All rules hold for both ways.
 - A relay that moves much at a time becomes a task: in a step of the dispatcher (steps.py) a
@@ -249,9 +249,7 @@ class Relay:
                     most = TURN_BYTES
                 if more:
                     await turn()
-                elif (
-                    near.failed
-                ):  # else a task that waits for the far end to take bytes would not end
+                elif near.failed:  # else a wait for the far end to take bytes would not end
                     self.closed_by = self._ended_by() or near.side
                     return
                 else:

@@ -136,7 +136,7 @@ class Splice:
     def try_send(self) -> int:
         """Send what fits of the bytes that are held; return how many. Raises SideFailed.
 
-        0: the task is woken when the sink takes more, unless `works` has become False.
+        0: the connection is woken when the sink takes more, unless `works` has become False.
         """
         pipe = self._pipe
         if pipe is None:

@@ -98,8 +98,8 @@ class Transport(Protocol):
     def try_send(self, data: bytes | memoryview) -> int:
         """Send what fits of `data` and return how many bytes that was.
 
-        If not all of it fits, the task is woken when more can be sent. The rest must be offered
-        again before anything else is.
+        If not all of it fits, the connection is woken when more can be sent. The rest must be
+        offered again before anything else is.
         """
         ...
 
@@ -148,7 +148,7 @@ class TcpTransport(Watch):
         self._wants_write = False
 
     def register(self) -> None:
-        """Have the task woken from now on. Raises OSError when the system has no room."""
+        """Have the connection woken from now on. Raises OSError when the system has no room."""
         if not self.is_registered:
             self._descriptor = self.sock.fileno()
             self._readiness.register(self._descriptor, self)
@@ -198,7 +198,7 @@ class TcpTransport(Watch):
         return sent
 
     def want_write(self) -> None:
-        """Also have the task woken when the socket takes bytes again. Raises OSError."""
+        """Also have the connection woken when the socket takes bytes again. Raises OSError."""
         if self._wants_write:
             return
         self.register()

@@ -1,7 +1,6 @@
 """Directories and files from which the caller's variables make programs load code.
 
 They must not be granted for writing. An interpreter that starts with such a variable loads code
-import msgspec
 from there before our first statement; so will the next nono-trio command. The caged command does
 not get these variables, so unsetting them has no cost.
 """

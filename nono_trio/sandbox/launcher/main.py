@@ -25,7 +25,7 @@ else:
 
 def main(control_descriptor: int) -> NoReturn:
     """Run the launch with the supervisor at the other end of `control_descriptor`."""
-    gc.freeze()
+    gc.freeze()  # the bootstrap (spawn.py) has imported without collecting
     gc.enable()
     control = socket.socket(fileno=control_descriptor)
     control.set_inheritable(False)
