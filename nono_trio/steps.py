@@ -162,9 +162,10 @@ class StepQueue:
         if self._resting is not None and not self.is_held:
             self._rouse()
 
-    def run_due(self) -> bool:
-        """Run the steps that are due now: MAX_STEPS at most, for MAX_SECONDS. The task of `run`
-        does the others. Returns False if the time was up, so that other tasks need their turn."""
+    def run_due(self, ends: float | None = None) -> bool:
+        """Run the steps that are due now: MAX_STEPS at most, until `ends`, which `turn_ends` gave.
+        The task of `run` does the others. Returns False if the time was up, so that other tasks
+        need their turn."""
         due = self._due
         if len(due) > MAX_STEPS:
             self._due = due[MAX_STEPS:]
@@ -172,7 +173,8 @@ class StepQueue:
         else:
             self._due = []
         self.is_held = True
-        ends = perf_counter() + MAX_SECONDS
+        if ends is None:
+            ends = turn_ends()
         try:
             for done, one in enumerate(due, 1):
                 if one in self._members:
@@ -225,6 +227,11 @@ class StepQueue:
     def _stop_resting(self, _: object) -> Abort:
         self._resting = None
         return Abort.SUCCEEDED
+
+
+def turn_ends() -> float:
+    """Return when a turn that begins now must leave other tasks theirs."""
+    return perf_counter() + MAX_SECONDS
 
 
 def sleeper() -> Stepped | Task:

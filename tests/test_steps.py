@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from running_proxy import BOUND
 from steps_guard import no_task_in_steps
 
 from nono_trio.proxy.listeners.task_pool import TaskPool
-from nono_trio.proxy.transport.epoll import Waker
+from nono_trio.proxy.transport.epoll import Readiness, Waker, Watch
 from nono_trio.steps import (
     MAX_SECONDS,
     MAX_STEPS,
@@ -255,6 +256,35 @@ async def test_long_steps_leave_turns_to_tasks(monkeypatch):
         results = [(queue.run_due(), len(seen)) for _ in range(3)]
     assert results == [(False, 3), (False, 6), (True, 7)]
     assert seen == [*range(7)]
+
+
+async def test_looks_for_events_share_the_time_of_one_turn(monkeypatch):
+    now, seen, turns = [0.0], [], []
+    readiness, watch = Readiness(), Watch("client", Waker())
+
+    async def answers_itself() -> None:
+        while True:
+            await watch.waker.sleep()
+            seen.append(near.recv(1))
+            now[0] += MAX_SECONDS * 0.4
+            far.send(b"x")
+
+    monkeypatch.setattr("nono_trio.steps.perf_counter", lambda: now[0])
+    near, far = socket.socketpair()
+    with near, far, trio.fail_after(BOUND):
+        readiness.register(near.fileno(), watch)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(readiness.dispatch)
+            nursery.start_soon(readiness.steps.run)
+            readiness.steps.start(answers_itself(), nursery)
+            far.send(b"x")
+            while len(seen) < 20:
+                before = len(seen)
+                await trio.lowlevel.checkpoint()
+                turns.append(len(seen) - before)
+            nursery.cancel_scope.cancel()
+    readiness.close()
+    assert max(turns) <= 2 * 3  # between two checkpoints the dispatcher has two turns at most
 
 
 async def test_what_others_write_is_called_in_a_task():

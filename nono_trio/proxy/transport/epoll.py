@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 import trio
 from trio.lowlevel import Abort
 
-from nono_trio.steps import StepQueue, resume, sleeper, suspend
+from nono_trio.steps import StepQueue, resume, sleeper, suspend, turn_ends
 
 if sys.platform == "darwin":
     from nono_trio.proxy.transport import kqueue as poller
@@ -40,7 +40,7 @@ _READABLE: Final = poller.EPOLLIN | poller.EPOLLRDHUP | poller.EPOLLHUP | poller
 _ENDING: Final = poller.EPOLLRDHUP | poller.EPOLLHUP | poller.EPOLLERR
 _BROKEN: Final = poller.EPOLLHUP | poller.EPOLLERR
 _MAX_EVENTS: Final = 512  # taken at once; further events wake the dispatcher again
-_MOST_TURNS: Final = 8  # looks for events before all other tasks get their turn
+_MOST_LOOKS: Final = 8  # for events, before all other tasks get their turn
 
 
 class Waker:
@@ -148,7 +148,8 @@ class Readiness:
         listeners, steps = self._listeners, self.steps
         while True:
             await trio.lowlevel.wait_readable(fd)
-            for _ in range(_MOST_TURNS):
+            ends = turn_ends()  # of all these looks together
+            for _ in range(_MOST_LOOKS):
                 events = poll(0, _MAX_EVENTS)
                 if not events:
                     break
@@ -160,7 +161,7 @@ class Readiness:
                     elif (on_arrival := listeners.get(ready)) is not None:
                         on_arrival()
                 watch = None  # else the last one is held until the next event
-                if not steps.run_due():
+                if not steps.run_due(ends):
                     break
 
     def close(self) -> None:
