@@ -52,9 +52,9 @@ class LogFiles:
         self._seal_events = self._seal_bytes = self._seal_held = 0
         self.modes: StateModes | None = None
         self.signer: CheckpointSigner | None = None
-        self._guard = threading.Lock()
+        self._guard = threading.Lock()  # of the two below; held for no system call
         self._threads = 0
-        self._closing = threading.Event()
+        self._is_closing = False
         with contextlib.ExitStack() as opened, as_owner_of_path(directory):
             self.log = ChainedLog(_created(directory / LOG, KEPT_FOR_LOG, opened))
             lock(self.log.file.descriptor)
@@ -135,16 +135,13 @@ class LogFiles:
     def in_use(self) -> Iterator[None]:
         """Keep them open while a thread runs the body; raises OSError if they are closed."""
         with self._guard:
-            if self._closing.is_set():
+            if self._is_closing:
                 raise OSError(errno.EBADF, "the session has closed its files")
             self._threads += 1
         try:
             yield
         finally:
-            with self._guard:
-                self._threads -= 1
-                if self._closing.is_set() and not self._threads:
-                    self._close_all()
+            self._leave()
 
     def close(self) -> None:
         """Close them and release the lock, now or once no thread works with them any more.
@@ -152,10 +149,17 @@ class LogFiles:
         Called again it does nothing. Safe to call from any thread.
         """
         with self._guard:
-            if not self._closing.is_set():
-                self._closing.set()
-                if not self._threads:
-                    self._close_all()
+            is_last = not self._is_closing and not self._threads
+            self._is_closing = True
+        if is_last:
+            self._close_all()
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._threads -= 1
+            is_last = self._is_closing and not self._threads
+        if is_last:
+            self._close_all()
 
     def _close_all(self) -> None:
         for file in self.all:

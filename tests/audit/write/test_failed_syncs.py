@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.write.chained_log import AppendFile
 
+BOUND = 60.0
 FACTS = SessionFacts(["true"], SessionPolicy(audit_mode="best-effort", working_directory="/"))
 
 
@@ -215,3 +217,28 @@ def test_files_are_closed_once_no_thread_works_with_them(record: SessionRecord) 
     with pytest.raises(OSError, match="has closed its files"), files.in_use():
         pass
     files.close()
+
+
+def test_nobody_waits_for_a_disk_that_hangs_as_the_files_close(
+    record: SessionRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop closes them too, after the deadline of a seal whose thread hangs there."""
+    files, hangs, answers = record.files, threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        answers.wait(2 * BOUND)
+
+    monkeypatch.setattr(files.log.file, "close", hang)
+    sealing = threading.Thread(target=files.close)
+    sealing.start()
+    assert hangs.wait(BOUND)
+    again = threading.Thread(target=files.close, daemon=True)
+    again.start()
+    again.join(BOUND)
+    was_kept = again.is_alive()
+    answers.set()
+    sealing.join(BOUND)
+    monkeypatch.undo()
+    files.log.file.close()
+    assert not was_kept
