@@ -84,19 +84,25 @@ class LedgerReport(msgspec.Struct, kw_only=True, frozen=True):
         return self.has_line_for(session_id) and session_id not in self.removed
 
 
-def require_not_removed(directory: Path) -> None:
-    """Raise LogUnreadable if a session is gone because it was removed on purpose.
+def removal_of(directory: Path) -> LedgerReport | None:
+    """Return the report on a session that is gone because it was removed on purpose; None for any
+    other.
 
     The ledger says so before the directory goes, so what reads beside a removal asks here before it
-    calls the missing files tampered with. Otherwise it returns.
+    calls the missing files tampered with.
     """
     if os.path.lexists(directory):
-        return
+        return None
     try:
-        was_removed = directory.name in verify(directory.parent, directory.name).removed
+        report = verify(directory.parent, directory.name)
     except LogUnreadable:
-        return
-    if was_removed:
+        return None
+    return report if directory.name in report.removed else None
+
+
+def require_not_removed(directory: Path) -> None:
+    """Raise LogUnreadable if a session is gone because it was removed on purpose (`removal_of`)."""
+    if removal_of(directory) is not None:
         raise LogUnreadable(
             f"session {directory.name} was removed on purpose (`audit forget`, `audit cleanup`)",
             hint="the ledger keeps its digest; `nono-trio audit list` shows those that are left",

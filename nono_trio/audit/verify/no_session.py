@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit import ledger as ledgers
@@ -25,7 +24,10 @@ def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> V
     path = audit_root / session_id
     seen = LedgerSeen(found=True, chain_verified=ledger.first_bad is None)
     if session_id in ledger.removed:
-        note = "it was removed on purpose (`audit forget`); the ledger keeps its digest"
+        note = (
+            "it was removed on purpose (`audit forget`, `audit cleanup`); the ledger keeps its"
+            " digest"
+        )
         return Verification(
             verdict="unreadable", path=str(path), session_id=session_id, ledger=seen, notes=[note]
         )
@@ -74,11 +76,7 @@ def removed_meanwhile(target: Path) -> Verification | None:
     """Return the answer about a session that is gone because it was removed on purpose, also where
     `target` is a file of it; None for any other. What was read of it before does not count."""
     for directory in (target, target.parent):
-        if store.is_session_id(directory.name) and not os.path.lexists(directory):
-            try:
-                report = ledgers.verify(directory.parent, directory.name)
-            except LogUnreadable:
-                return None
-            if directory.name in report.removed:
-                return verify_missing(directory.parent, directory.name, report)
+        report = ledgers.removal_of(directory) if store.is_session_id(directory.name) else None
+        if report is not None:
+            return verify_missing(directory.parent, directory.name, report)
     return None

@@ -40,7 +40,7 @@ def test_verify_says_that_it_was_removed(directory, monkeypatch, step, by_its_lo
     answer = verify(directory / "audit-events.ndjson" if by_its_log else directory)
     assert (answer.verdict, answer.first_bad, answer.exit_code) == ("unreadable", None, 2)
     assert answer.notes == [
-        "it was removed on purpose (`audit forget`); the ledger keeps its digest"
+        "it was removed on purpose (`audit forget`, `audit cleanup`); the ledger keeps its digest"
     ]
 
 
