@@ -134,6 +134,8 @@ class RunServer:
     ) -> ForkedRun:
         """As `subprocess.Popen` of the console script; `stdin` is DEVNULL or PIPE."""
         message = marshal.dumps(([*words], dict(environment), os.path.abspath(cwd)))
+        if len(message) > forked_runs.MOST_BYTES:
+            raise ValueError(f"at most {forked_runs.MOST_BYTES} bytes, got {len(message)}")
         (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         its_stdin, to_stdin = _stdin(stdin)
