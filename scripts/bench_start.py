@@ -36,6 +36,7 @@ _BWRAP: Final = (
     "bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true",
 )  # fmt: skip
 _RUN, _TRIO, _PYTHON, _CAGE, _SRT = "run", "trio", "python", "bwrap", "sandbox-runtime"
+_LANDLOCK: Final = "landlock"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class _Compared:
 
 _ROWS: Final = (
     _Compared("run -- true, by import trio", _RUN, {_TRIO: 1}, 2.1, 2.5),
-    _Compared("landlock run -- true, by import trio", "landlock", {_TRIO: 1}, None, 2.5),
+    _Compared("landlock run -- true, by import trio", _LANDLOCK, {_TRIO: 1}, None, 2.5),
     _Compared("run -- true, by bwrap + 2.5 trio", _RUN, {_CAGE: 1, _TRIO: 2.5}, None, 1.0),
     _Compared("run -- true, by bwrap", _RUN, {_CAGE: 1}),
     _Compared("run -- true, by sandbox-runtime", _RUN, {_SRT: 1}),
@@ -73,7 +74,7 @@ def measure_start(tools: Path, state: Path, starts: int, tell: Callable[[str], N
     """Return rows of short commands."""
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     commands = _commands(state, tell)
-    known = [one for one in _ROWS if commands.keys() >= one.peers.keys()]
+    known = [one for one in _ROWS if commands.keys() >= {one.ours, *one.peers}]
     cpu = {one: Row(one.name, CPU, one.cpu_aim) for one in known}
     wall = {one: Row(one.name, WALL, one.wall_aim) for one in known}
     verify = Row(f"audit verify, {_SMALL_SESSION} requests", WALL, aim=150.0, peer=None)
@@ -99,12 +100,14 @@ def _commands(state: Path, tell: Callable[[str], None]) -> dict[str, Sequence[st
     commands: dict[str, Sequence[str | Path]] = {
         _RUN: [NONO_TRIO, "run", "--", "true"],
         _TRIO: [sys.executable, "-c", "import trio"],
-        "landlock": [NONO_TRIO, "run", "--isolation", "landlock", "--", "true"],
         "intercept": [NONO_TRIO, "run", *_INTERCEPT, "--", "true"],
         "help": [NONO_TRIO, "--help"],
         "list": [NONO_TRIO, "audit", "list"],
         _PYTHON: [sys.executable, "-c", ""],
     }
+    landlock = [NONO_TRIO, "run", "--isolation", "landlock", "--", "true"]
+    if _works(_LANDLOCK, landlock, state, tell):
+        commands[_LANDLOCK] = landlock
     if shutil.which(_BWRAP[0]):
         commands[_CAGE] = _BWRAP
     else:
@@ -114,12 +117,19 @@ def _commands(state: Path, tell: Callable[[str], None]) -> dict[str, Sequence[st
         tell(f"sandbox-runtime: skipped, there is no node, or no directory in {SANDBOX_RUNTIME}")
         return commands
     srt = [node, f"{runtime}/dist/cli.js", "true"]
+    return commands | {_SRT: srt} if _works(_SRT, srt, state, tell) else commands
+
+
+def _works(
+    name: str, command: Sequence[str | Path], state: Path, tell: Callable[[str], None]
+) -> bool:
+    """Whether the command ends well on this machine; tells why it does not."""
     try:
-        _take(srt, state)
+        _take(command, state)
     except BenchmarkFailed as error:
-        tell(f"sandbox-runtime: skipped, its command fails: {error}")
-        return commands
-    return commands | {_SRT: srt}
+        tell(f"{name}: skipped, its command fails: {error}")
+        return False
+    return True
 
 
 def _make_session(tools: Path, state: Path) -> None:

@@ -64,7 +64,8 @@ def _landlock_abi() -> int:
 
 _ABI = _landlock_abi()
 LANDLOCK_SCOPES = _ABI >= FIRST_SCOPING_ABI
-_NO_TCP_RULES = None if _ABI >= FIRST_NETWORK_ABI else f"Landlock ABI {_ABI} has no TCP rules"
+LANDLOCK_NETWORK = _ABI >= FIRST_NETWORK_ABI
+_NO_TCP_RULES = None if LANDLOCK_NETWORK else f"Landlock ABI {_ABI} has no TCP rules"
 landlock_isolation = pytest.mark.skipif(
     _NO_TCP_RULES is not None, reason=f"no landlock isolation here: {_NO_TCP_RULES}"
 )
