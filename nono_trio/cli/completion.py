@@ -43,12 +43,12 @@ def answer(cli: click.Group, asked: str) -> int:
     shell, _, instruction = asked.partition("_")
     if shell not in SHELLS or instruction != "complete":
         return 1
-    # Without it nothing was to be completed, and click would end in a KeyError.
+    # The line to complete; click would end in a KeyError without them.
     if not {"COMP_WORDS", "COMP_CWORD"} <= os.environ.keys():
         return 1
     try:
         click.echo(_made(cli, shell).complete())
-    except (ValueError, OSError, NonoTrioError, KeyboardInterrupt):  # as for no completion
+    except (ValueError, OSError, NonoTrioError, KeyboardInterrupt):  # the line stays as it is
         return 1
     return 0
 
@@ -56,5 +56,5 @@ def answer(cli: click.Group, asked: str) -> int:
 def _made(cli: click.Group, shell: str) -> ShellComplete:
     found = get_completion_class(shell)
     if found is None:
-        raise AssertionError(f"click completes for {shell}")
+        raise AssertionError(f"click has no completion for {shell}")
     return found(cli, {}, PROGRAM, COMPLETE_VARIABLE)

@@ -4,6 +4,7 @@ Rules of this file:
 - It reads files only, beside their writers and without a lock, so no session ever waits for it.
 - At least once: a position is saved after its batch was taken. In order: the next batch of a
   session waits for the one before. One batch at a time is in memory.
+- A session that an earlier run sent whole is read again if its log has another length by now.
 - The user is told once of a session that is tampered with, cut or removed. The others go on.
 - A line that the receiver refuses is passed over only if the receiver takes others. One that
   refuses everything is set up wrongly, and gets everything again.

@@ -85,7 +85,8 @@ def _torn_notes(evidence: Evidence) -> Sequence[str]:
     torn = [name for name in store.TORN_FILES if os.path.lexists(evidence.beside(name))]
     if not torn:
         return ()
-    return (f"not part of the proof, nothing binds what is in: {', '.join(torn)}",)
+    cut = ", ".join(torn)
+    return (f"not part of the proof, as no record binds what a recovery cut off: {cut}",)
 
 
 def _signature_notes(evidence: Evidence, answer: Verification) -> list[str]:

@@ -37,7 +37,7 @@ class FollowsHello(Protocol):
 
 
 class Tunnel(Relay):
-    """One tunnel between a client and an upstream, in the client's task."""
+    """One tunnel between a client and an upstream, in the client's coroutine."""
 
     __slots__ = ("_client", "_left_over")
 
