@@ -90,8 +90,8 @@ class Stepped:
             self._queue.add(self)
 
     def step(self, error: Exception | None = None) -> bool:
-        """Go on until it waits or ends; return whether it waits. `error` is raised where it waits.
-        Raises nothing."""
+        """Go on until it waits or ends; return whether it waits. Raises nothing. `error` is raised
+        where it waits; only tests give one."""
         _now.one = self
         try:
             body = self.coroutine

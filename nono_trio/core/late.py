@@ -2,8 +2,8 @@
 
 A run imports some ninety of the first and ten of the others and uses a third of them; to make them
 all took a twentieth of its start. Nothing is imported to make one, so the command may run by then.
-In the module that asked for it, what was made then has the name: from its second use on it costs
-no more than if it had been made there.
+The first use binds the module's name to what it has made. Later uses cost no more than those of a
+pattern that the module made itself.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def package_digest() -> str | None:
 
 
 def _read(path: str, room: memoryview) -> int:
-    """Read a file into `room` and return its size: for 640 files, Python's own take 2 ms more."""
+    """Read a file into `room` and return its size. `open` takes 2 ms more for all 640 files."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.readv(descriptor, [room])

@@ -150,7 +150,9 @@ def work(descriptor: int) -> NoReturn:
     with socket.socket(fileno=descriptor) as joiner, suppress(OSError):
         joiner.sendall(_LENGTH.pack(0))
         _, descriptors, _, _ = socket.recv_fds(joiner, len(_LOG), 1)
-        log = descriptors[0] if descriptors else os._exit(0)
+        if not descriptors:  # the joiner has gone
+            os._exit(0)
+        log = descriptors[0]
         while (head := _exactly(joiner, _LENGTH.size)) is not None:
             message = _exactly(joiner, _LENGTH.unpack(head)[0])
             if message is None:

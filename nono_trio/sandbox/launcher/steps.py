@@ -251,8 +251,8 @@ def _hand_over(
 if sys.platform == "linux":
 
     def _own_handle() -> list[int]:
-        """Return a pidfd of this process: the supervisor waits for its end by that, also if the
-        process that waits for it was killed."""
+        """Return a pidfd of this process, by which the supervisor waits for its end even if the
+        launcher was killed."""
         return [os.pidfd_open(os.getpid())]
 
 else:
