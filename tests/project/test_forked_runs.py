@@ -19,6 +19,9 @@ from harness import (
     sleep_marker,
     wait_until,
 )
+from run_server import FORKED
+
+pytestmark = pytest.mark.skipif(not FORKED, reason="no run forks here: Python has no pidfd_open")
 
 AT_GO = """
 import sys
