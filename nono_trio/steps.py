@@ -130,12 +130,11 @@ class Stepped:
 class StepQueue:
     """The coroutines of one event loop that go on in steps, and those that are due.
 
-    `give` gets a coroutine that becomes a task. `on_empty` is called when none is left in steps.
+    `give` gets a coroutine that becomes a task.
     """
 
     def __init__(self) -> None:
         self.give: GiveToTask = start_task
-        self.on_empty: Callable[[], object] | None = None
         self.is_held = False
         """`run_due` is at work or will be called at once, so `run` need not be woken."""
         self._is_open = True
@@ -205,8 +204,6 @@ class StepQueue:
     def leave(self, one: Stepped) -> None:
         """For a coroutine that has ended, or is in no step any more."""
         self._members.pop(one, None)
-        if not self._members and self.on_empty is not None:
-            self.on_empty()
 
     def move(self, one: Stepped, body: Body) -> None:
         """For a coroutine that becomes a task: have `body` go on."""

@@ -22,6 +22,8 @@ from nono_trio.steps import (
     become_task,
     in_task_unless_stepwise,
     is_cancelled,
+    sleeper,
+    start_task,
     stepwise,
     turn,
 )
@@ -126,9 +128,8 @@ async def test_a_wait_outside_of_a_task_fails_that_coroutine_alone():
             queue.start(body(), nursery)
             queue.start(other(), nursery)
             await settle()
+            queue.start(other(), nursery)  # wakes the task of the steps: nothing else may any more
             event.set()
-            await settle()
-            queue.start(other(), nursery)
             await settle()
             nursery.cancel_scope.cancel()
     assert seen == ["a step must not wait for what belongs to a task", "other", "other"]
@@ -190,6 +191,47 @@ async def test_cancellation_makes_tasks_of_all_and_reaches_each_where_it_waits()
         wakers[2].wake()
     assert sorted(seen) == ["cancelled", "cancelled", "cancelled", "turned", "woken", "woken"]
     assert len(queue) == 0
+
+
+async def test_a_wake_between_the_end_of_the_steps_and_the_task_is_not_lost():
+    waker, moved, seen = Waker(), [], []
+
+    async def body() -> None:
+        await waker.sleep()
+        seen.append("woken")
+
+    async with running_steps() as (queue, nursery):
+        queue.give = lambda body, _: moved.append(body)
+        queue.start(body(), nursery)
+        await settle()
+    waker.wake()
+    async with trio.open_nursery() as nursery:
+        start_task(*moved, nursery)
+        await settle()
+        nursery.cancel_scope.cancel()
+    assert seen == ["woken"]
+
+
+async def test_a_wait_that_has_failed_is_woken_no_more():
+    failing, lasting, steppers, seen = Waker(), Waker(), [], []
+
+    async def body() -> None:
+        steppers.append(sleeper())
+        with pytest.raises(ValueError, match="x"):
+            await failing.sleep()
+        await lasting.sleep()
+        seen.append("woken")
+
+    async with running_steps() as (queue, nursery):
+        queue.start(body(), nursery)
+        await settle()
+        assert steppers.pop().step(ValueError("x"))
+        failing.wake()
+        await settle()
+        assert seen == []
+        lasting.wake()
+        await settle()
+        assert seen == ["woken"]
 
 
 async def test_after_the_end_there_are_only_tasks():

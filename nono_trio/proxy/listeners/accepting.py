@@ -90,7 +90,6 @@ class Arrivals:
         """For the dispatcher: connections have come. While the listener's task is at work, they are
         left to it."""
         if self._is_waiting and not self._accept():
-            self._is_waiting = False
             self._waker.wake()
 
     async def wait(self) -> None:

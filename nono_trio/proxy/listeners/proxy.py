@@ -114,8 +114,8 @@ class Proxy:
         self._tasks = TaskPool()
         self._steps = self._readiness.steps
         self._steps.give = self._tasks.give
-        self._steps.on_empty = self._finish_if_unused
         self._listeners = 0
+        self._handlers = 0  # at work, also for clients that have lost their places
         self.turned_away = 0
         """Connections that a listener's `admits` has refused."""
         self.unserved = 0
@@ -313,6 +313,7 @@ class Proxy:
         client.origin = origin
         self._clients.add(client)
         handler = make_handler(client, self._context, full=not client.has_place)
+        self._handlers += 1
         self._steps.start(self._handle(client, handler), handlers)
 
     def _turn_away(self, sock: socket.socket) -> None:
@@ -324,6 +325,7 @@ class Proxy:
         try:
             await handler.handle()
         finally:
+            self._handlers -= 1
             self._clients.discard(client)
             if not self._left.is_set():
                 self._left.set()
@@ -352,9 +354,9 @@ class Proxy:
             self._finish_if_unused()
 
     def _finish_if_unused(self) -> None:
-        """After the last listener and the last client: end the attending task, then close the
+        """After the last listener and the last handler: end the attending task, then close the
         epoll."""
-        if self._listeners or self._clients.members or len(self._steps):
+        if self._listeners or self._handlers:
             return
         if self._attending is not None:
             self._attending.cancel(reason="the proxy has no client left")

@@ -7,10 +7,11 @@ import gc
 import os
 import random
 import socket
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 
 import pytest
 import trio
+from msgspec.structs import replace
 from origin import serving
 from running_proxy import AUTH, BOUND, PATIENT, QUICK, TOKEN, connect, http, running, until
 
@@ -18,6 +19,9 @@ from nono_trio.core.log.events import Network, encode_payload
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.limits import ACCEPT_BACKOFF
 from nono_trio.proxy.listeners.proxy import Proxy
+from nono_trio.proxy.transport.client import Client, Expired
+from nono_trio.proxy.transport.epoll import Waker
+from nono_trio.steps import become_task
 from nono_trio.testing import FakeResolver, LoopbackDialler, MemoryRecorder
 
 LOOPBACK = ["127.0.0.1:*"]
@@ -84,6 +88,68 @@ async def test_idle_connections_end_with_the_listener_and_busy_ones_after_their_
             pass
         assert await busy.ends()
         await until(proxy.ended.is_set)
+
+
+async def test_each_client_has_its_turn_before_another_gets_its_place():
+    """All have connected before the proxy accepts, and there is one place."""
+    dropped = []
+
+    class Noting:
+        def __init__(self, client: Client, _: object, *, full: bool) -> None:
+            self.client = client
+
+        async def handle(self) -> None:
+            dropped.append(self.client.dropped)
+            self.client.close()
+
+    limits = replace(PATIENT, connections=1, refusals=0)
+    proxy = Proxy(Policy.build(), MemoryRecorder(), TOKEN, limits=limits)
+    listener = socket.create_server(("127.0.0.1", 0))
+    with ExitStack() as clients, trio.fail_after(BOUND):
+        for _ in range(3):
+            clients.enter_context(socket.create_connection(listener.getsockname()))
+        async with trio.open_nursery() as handlers, trio.open_nursery() as front:
+            front.start_soon(proxy.serve_with, Noting, listener, handlers)
+            await trio.testing.wait_all_tasks_blocked()
+            front.cancel_scope.cancel()
+    assert dropped == [False, False, False]
+
+
+@pytest.mark.parametrize("in_task", [False, True])
+async def test_a_client_that_lost_its_place_at_the_end_is_served_to_its_end(in_task):
+    record, seen = Waker(), []
+
+    class Recording:
+        """Is in the middle of a record when its place is given away."""
+
+        def __init__(self, client: Client, _: object, *, full: bool) -> None:
+            self.client = client
+
+        async def handle(self) -> None:
+            self.client.idle = True
+            if in_task:
+                await become_task()
+            try:
+                await record.sleep()
+                with suppress(Expired):
+                    await self.client.pause()
+                seen.append("served")
+            finally:
+                self.client.close()
+
+    proxy = Proxy(Policy.build(), MemoryRecorder(), TOKEN, limits=PATIENT)
+    listener = socket.create_server(("127.0.0.1", 0))
+    with trio.fail_after(BOUND), socket.create_connection(listener.getsockname()):
+        async with trio.open_nursery() as handlers:
+            async with trio.open_nursery() as front:
+                front.start_soon(proxy.serve_with, Recording, listener, handlers)
+                await trio.testing.wait_all_tasks_blocked()
+                assert proxy.open_connections == 1
+                front.cancel_scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            assert proxy.open_connections == 0
+            record.wake()
+    assert seen == ["served"]
 
 
 async def test_two_listeners_share_one_proxy():
