@@ -25,13 +25,7 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.access.authorizer import ConnectRequest, HttpRequest
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.access.token_failures import CATEGORY
-from nono_trio.proxy.connection_handler import (
-    BUSY,
-    FULL,
-    ProxyContext,
-    Upstream,
-    UpstreamError,
-)
+from nono_trio.proxy.connection_handler import BUSY, FULL, ProxyContext, Upstream, UpstreamError
 from nono_trio.proxy.credentials.interfaces import MustNotGoOn
 from nono_trio.proxy.first_bytes import rest_of_head
 from nono_trio.proxy.http import error_response
