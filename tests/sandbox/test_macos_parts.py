@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nono_trio.posix import process_info
 from nono_trio.posix.paths import is_below
@@ -167,7 +168,7 @@ def test_no_group_opens_the_state_directory(tmp_path, monkeypatch):
     state.parent.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     kept = tuple(one for one in LINUX.replaced if not str(tmp_path).startswith(one))
-    monkeypatch.setattr(policy_groups, "SYSTEM", LINUX._replace(replaced=kept))
+    monkeypatch.setattr(policy_groups, "SYSTEM", replace(LINUX, replaced=kept))
     library = load_library(library_path())
     options = FileOptions(workdir="/")
     capabilities = library.CapabilitySet()

@@ -197,8 +197,7 @@ def test_what_was_acknowledged_is_in_a_log_that_is_sealed_or_recoverable(
         verdicts.add(before.verdict)
         assert before.verdict in ("crashed", "verified"), (fault.place, before.first_bad)
         assert {*session.told} <= recorded(session), fault.place
-        if before.verdict == "crashed":
-            session.record.files.close()  # the process' end would
+        session.supervisor.close()  # the process' end would
         outcome = recover(directory)
         after = verify(directory)
         assert (after.verdict, after.first_bad) == ("verified", None), (fault.place, outcome)

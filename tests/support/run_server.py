@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import marshal
 import os
-import select
 import selectors
 import signal
 import socket
@@ -94,7 +93,7 @@ class ForkedRun:
         return out, err
 
     def _code_within(self, seconds: float | None) -> int | None:
-        if self.returncode is None and select.select([self._reply], [], [], seconds)[0]:
+        if self.returncode is None and _is_readable(self._reply, seconds):
             self.returncode = self._number()
             self._reply.close()
         return self.returncode
@@ -175,6 +174,13 @@ def _stdin(wanted: int) -> tuple[int, int | None]:
     if wanted != subprocess.DEVNULL:
         raise ValueError(f"stdin: {wanted}")
     return os.open(os.devnull, os.O_RDONLY), None
+
+
+def _is_readable(reply: socket.socket, seconds: float | None) -> bool:
+    """Wait for a message; False if none came. select(2) takes no descriptor over 1,023."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(reply, selectors.EVENT_READ)
+        return bool(selector.select(seconds))
 
 
 def _left(deadline: float | None) -> float | None:

@@ -28,6 +28,7 @@ _LATE: Final = (
     "nono_trio.audit.keys.key_store",
     "nono_trio.audit.keys.signature",
     "nono_trio.audit.ledger_heads",
+    "nono_trio.audit.recovery.recover_command",
     "nono_trio.audit.verify.carried_ledger",
     "nono_trio.audit.verify.ledger_cosignatures",
     "nono_trio.audit.verify.ledger_signatures",

@@ -7,6 +7,7 @@ import os
 import subprocess
 
 import pytest
+from msgspec.structs import replace
 from own_ca import write_authority
 
 from nono_trio.config.options import HostFiles, NetworkOptions
@@ -38,7 +39,7 @@ def test_an_authority_of_ones_own_is_read(network) -> None:
 
 
 def test_no_hint_moves_a_device_out_of_the_grants(network) -> None:
-    network = network._replace(tls_ca_key="/dev/null")
+    network = replace(network, tls_ca_key="/dev/null")
     with pytest.raises(UsageError, match="can't be read: expected a file") as error:
         read_own_authority(network, NOW, lambda _path: "group:devices /dev/null")
     assert error.value.hint == "look at it: ls -l /dev/null"
@@ -58,7 +59,7 @@ def test_without_the_flags_there_is_none() -> None:
 @pytest.mark.parametrize("missing", ["tls_ca_cert", "tls_ca_key"])
 def test_one_flag_needs_the_other(missing, network) -> None:
     with pytest.raises(UsageError, match="needs --tls-ca"):
-        read_own_authority(network._replace(**{missing: None}), NOW)
+        read_own_authority(replace(network, **{missing: None}), NOW)
 
 
 def replace_by_pipe(key: str) -> None:
@@ -198,17 +199,17 @@ def test_the_files_of_a_host_are_read(files, network) -> None:
 def test_a_key_may_come_from_a_variable(files, network) -> None:
     with open(network.tls_ca_key, encoding="ascii") as file:
         environment = {"CLIENT_KEY": file.read()}
-    found = read_host_files({"a.example": files._replace(key="env://CLIENT_KEY")}, environment)
+    found = read_host_files({"a.example": replace(files, key="env://CLIENT_KEY")}, environment)
     assert found["a.example"].key == environment["CLIENT_KEY"].strip().encode()
 
 
 def test_files_that_do_not_go_together_are_refused(files, network, tmp_path) -> None:
     _, another = write_authority(tmp_path, "another")
     for broken, sentence in (
-        (files._replace(key=None), r"network\.client_cert and network\.client_key for a\.example"),
-        (files._replace(key=f"file://{another}"), r"TLS files for a\.example can't be used"),
-        (files._replace(ca=str(network.tls_ca_key)), r"TLS files for a\.example can't be used"),
-        (files._replace(key="env://MISSING"), "is not set"),
+        (replace(files, key=None), r"network\.client_cert and network\.client_key for a\.example"),
+        (replace(files, key=f"file://{another}"), r"TLS files for a\.example can't be used"),
+        (replace(files, ca=str(network.tls_ca_key)), r"TLS files for a\.example can't be used"),
+        (replace(files, key="env://MISSING"), "is not set"),
     ):
         with pytest.raises(UsageError, match=sentence):
             read_host_files({"a.example": broken}, {})
