@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 # No deadline for one example, because a busy machine is no fault; the tests have their own bounds.
 settings.register_profile("nono-trio", deadline=None)
 settings.load_profile("nono-trio")
+
+# Who starts the tests may ignore these (nohup, a job in the background); a command inherits that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
