@@ -23,6 +23,7 @@ settings.load_profile("nono-trio")
 
 # Who starts the tests may ignore these (nohup, a job in the background); a command inherits that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
