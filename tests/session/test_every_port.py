@@ -25,8 +25,12 @@ TRY = """
 import socket, sys
 for one in sys.argv[1:]:
     host, _, port = one.rpartition("/")
+    # The first address only: the next would be another attempt.
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     try:
-        with socket.create_connection((host, int(port)), 60) as sock:
+        with socket.socket(family, kind) as sock:
+            sock.settimeout(60)
+            sock.connect(address)
             print(sock.recv(100).decode() or "closed")
     except OSError as error:
         print(type(error).__name__)

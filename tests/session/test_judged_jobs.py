@@ -137,7 +137,7 @@ def test_run_list_and_show_have_the_same_numbers_and_both_exit_codes(
     dead = free_port()
     script = (
         f"{CURL} http://mirror.example.com:{origin.port}/ http://mirror.example.com:{dead}/"
-        " --next --noproxy '*' -sS https://evil.example.net/; getent hosts x.example.net; true"
+        " --next --noproxy '*' -4 -sS https://evil.example.net/; getent hosts x.example.net; true"
     )
     done = sessions.run(
         "--isolation", "namespace", "--fail-on-deny", *allow(origin, "mirror.example.com"),

@@ -16,7 +16,12 @@ SECONDS = 30.0  # nothing here waits that long: what is refused is refused at on
 
 
 def stream(host, port):
-    return socket.create_connection((host, int(port)), timeout=SECONDS)
+    """Connect to the first address of a name: the next one would be another attempt."""
+    family, kind, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind)
+    sock.settimeout(SECONDS)
+    sock.connect(address)
+    return sock
 
 
 def connect(host, port):
