@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from nono_trio.audit.verify.chain import MAX_U64, hash_bytes
+from nono_trio.audit.verify.chain import hash_bytes
 from nono_trio.core.late import late_decoder
 from nono_trio.core.log import merkle
 from nono_trio.core.log.events import (
@@ -238,7 +238,7 @@ def check_part(data: bytes, part: Part) -> GoodPart | None:
 
 def _check(data: bytes, part: Part) -> GoodPart:
     """Check the bytes of a part; raises one of MALFORMED."""
-    first, prev = _claimed_place(data)
+    first, prev = _claimed_place(data, part.begin)
     reader, marks, begin = _Reader(data, first, prev), list[Mark](), 0
     events, last = list[bytes](), list[bytes]()
     for offset in dict.fromkeys((*part.marks, part.end)):
@@ -271,10 +271,14 @@ def _check(data: bytes, part: Part) -> GoodPart:
     )
 
 
-def _claimed_place(data: bytes) -> tuple[int, bytes]:
-    """Return what the first record says of its own place; raises one of MALFORMED."""
+def _claimed_place(data: bytes, begin: int) -> tuple[int, bytes]:
+    """Return what the first record says of its own place; raises one of MALFORMED.
+
+    A record has more than one byte, so fewer than `begin` are before it. An answer of a worker must
+    not have numbers over 64 bits.
+    """
     place = _place_decoder.decode(data[: data.index(b"\n") + 1])
     prev = hash_bytes(place.prev_chain)
-    if not prev or not 0 < place.sequence <= MAX_U64:
+    if not prev or not 0 < place.sequence < begin:
         raise ValueError("expected the place of a record in the middle of a log")
     return place.sequence, prev

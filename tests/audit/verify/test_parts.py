@@ -345,6 +345,14 @@ def test_a_part_that_begins_at_the_first_record_is_not_good(built):
     assert check_part(data[:end], Part(0, end, [])) is None
 
 
+@pytest.mark.parametrize("sequence", [10_000, 2**63, 2**64 - 1])
+def test_a_part_that_claims_more_records_than_bytes_before_it_is_not_good(sequence):
+    """A worker could not tell the joiner the count after it: it died, and there was no verdict."""
+    text = events.encode_payload(made.network(1))
+    line, _, _ = encode_record(sequence, b"\1" * 32, text)
+    assert check_part(line, Part(10_000, 10_000 + len(line), [])) is None
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_worker_is_an_error_and_no_verdict(built, monkeypatch, ending):
     started = []
