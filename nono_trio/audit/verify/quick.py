@@ -56,6 +56,8 @@ class QuickCheck:
                 if due.offset < self._offset:
                     cursor.passed_unhashed(b"", self._offset)  # raises the fault
                 block = file.read(min(BLOCK, due.offset - self._offset))
+                if not block:  # it was cut since its size was taken
+                    raise BadRecord(TRUNCATED, f"{due.offset} bytes", f"{self._offset} bytes")
                 self._offset += len(block)
                 cursor.passed_unhashed(block, self._offset)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from sealed_session import alive_facts, change_session, log_of, overwrite
 from vectors import VECTORS
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.verify.quick import QuickCheck
 from nono_trio.audit.verify.session import verify
 
 
@@ -309,6 +311,14 @@ def test_quick_finds_any_accident(session, pattern):
         assert verify(session, quick=True).verdict == "tampered"
     log_of(session).write_bytes(whole + b"x")
     assert verify(session, quick=True).first_bad.failure == "bytes after the seal"
+
+
+def test_quick_ends_on_a_log_that_is_cut_after_its_size_was_taken(session):
+    log, checkpoints = log_of(session), session / store.CHECKPOINTS
+    check = QuickCheck(log, log.stat().st_size)
+    os.truncate(log, log.stat().st_size - 1)
+    check.run(checkpoints, checkpoints.stat().st_size)
+    assert check.first_bad.failure == "truncated below a checkpoint"
 
 
 @pytest.mark.parametrize("changes", [{"chain_head": "0" * 64}, {"event_count": 3}, {"offset": 1}])
