@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LEAST_FOR_JOBS: Final = 16 * 1024 * 1024
 # The joiner folds the attempts of all parts: more processes would wait for it.
 MOST_AUTOMATIC_JOBS: Final = 4
+# For this process itself: modules that it imports, the log, and the files beside it.
+SPARE_DESCRIPTORS: Final = 32
 
 _PACKAGE_PARENT: Final = os.path.dirname(os.path.dirname(os.path.abspath(nono_trio.__file__)))
 # As startup.py: only the package, and none of its neighbours.
@@ -42,6 +44,7 @@ class WorkerProcess:
 
         self.socket, theirs = socket.socketpair()
         try:
+            _require_spare_descriptors(theirs.fileno())
             theirs.set_inheritable(True)
             argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP]
             argv += [str(theirs.fileno()), _PACKAGE_PARENT, *filter(None, sys.path)]
@@ -60,6 +63,18 @@ class WorkerProcess:
             os.kill(self.pid, signal.SIGKILL)
         with suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
+
+
+def _require_spare_descriptors(any_open: int) -> None:
+    """Raise OSError if this process could not open SPARE_DESCRIPTORS more; it tries, because the
+    open ones may have any numbers."""
+    spare = list[int]()
+    try:
+        while len(spare) < SPARE_DESCRIPTORS:
+            spare.append(os.dup(any_open))
+    finally:
+        for descriptor in spare:
+            os.close(descriptor)
 
 
 _early: Final = list[WorkerProcess]()

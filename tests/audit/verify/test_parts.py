@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
+from contextlib import ExitStack
 
 import msgspec
 import pytest
@@ -18,6 +20,7 @@ from nono_trio.audit.verify import joiner, part_worker
 from nono_trio.audit.verify.log_check import LogCheck
 from nono_trio.audit.verify.parts import Part, check_part
 from nono_trio.audit.verify.session import verify
+from nono_trio.audit.verify.worker_process import LEAST_FOR_JOBS, early_workers
 from nono_trio.core.log import events
 from nono_trio.core.log.merkle import MerkleAccumulator, merkle_root, node_hash
 from nono_trio.core.log.record import encode_record
@@ -398,3 +401,17 @@ def test_without_room_for_a_process_one_does_the_work(built, monkeypatch):
 
     monkeypatch.setattr(os, "posix_spawn", refuse)
     assert verify(built / "sealed" / "0123456789abcdef", jobs=3).verdict == "verified"
+
+
+def test_early_workers_leave_descriptors_for_the_files_that_are_read():
+    """Without any no module could be imported: a good log had exit code 1."""
+    lowest_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest_free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 20, hard))
+    try:
+        with early_workers(LEAST_FOR_JOBS, 64), ExitStack() as files:
+            for _ in range(10):
+                files.enter_context(open(os.devnull))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
