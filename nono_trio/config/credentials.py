@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nono_trio.config.public_suffixes import is_public
 from nono_trio.core.credentials.credential import CREDENTIAL_FLAG, check_wildcards
-from nono_trio.core.credentials.presets import PRESETS, make_credential
+from nono_trio.core.credentials.make_credential import make_credential
+from nono_trio.core.credentials.presets import PRESETS
 from nono_trio.core.credentials.route import ROUTE_FLAG, make_route
 from nono_trio.core.policy.endpoint_policy import check_no_intercept, overlap
 from nono_trio.core.policy.rule import NO_INTERCEPT_FLAG, has_path

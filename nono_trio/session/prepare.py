@@ -130,15 +130,7 @@ def prepare_run(
     limits = plan_limits(options.limits, own_users=chosen == "namespace")
     program = plan_program(options, chosen, dry=dry)
     accept(program.files)
-    signer, followers = None, list["Follower"]()
-    if options.session.audit.sign_key is not None:
-        from nono_trio.session.signing import (
-            run_followers,
-            run_signer,
-        )  # late: cryptography takes 40 ms
-
-        followers = run_followers(options, policy, program.files)
-        signer = run_signer(options, program.files, dry=dry)
+    signer, followers = _signing(options, policy, program.files, dry=dry)
     # Made for this run, given back by RunResources.close.
     if credentials is None:
         credentials = _open_credentials(options, policy, program.files, dry=dry)
@@ -187,6 +179,19 @@ def prepare_run(
         followers=followers,
         max_connections=connections,
     )
+
+
+def _signing(
+    options: RunOptions, policy: Policy, files: FilePlan, *, dry: bool
+) -> tuple[Signer | None, list[Follower]]:
+    """Return the signer of the log and who follows its ledger; none of a log that is not signed."""
+    if options.session.audit.sign_key is None:
+        return None, []
+    # Late: cryptography takes 40 ms.
+    from nono_trio.session.signing import run_followers, run_signer
+
+    followers = run_followers(options, policy, files)
+    return run_signer(options, files, dry=dry), followers
 
 
 def _open_credentials(

@@ -13,7 +13,7 @@ import signed_session as signed
 
 from nono_trio.audit import store
 from nono_trio.audit.keys import key_store
-from nono_trio.core.credentials.presets import make_credential
+from nono_trio.core.credentials.make_credential import make_credential
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.filesystem.plan import FilePlan, Grant
 from nono_trio.session import signing

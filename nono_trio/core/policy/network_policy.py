@@ -32,12 +32,12 @@ from nono_trio.core.policy.host_limits import may_be_public, may_reach, protecti
 from nono_trio.core.policy.policy_verdict import Verdict
 from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.core.policy.resolved_address import in_every_spelling, resolved_address
+from nono_trio.core.policy.resolved_denial import closed, hint_for, resolved_reason
 from nono_trio.core.policy.resolver_files import look_up_names
 from nono_trio.core.policy.rule import (
     ALLOW_FLAG,
     ANY_PORT,
     NO_INTERCEPT_FLAG,
-    RESOLVE_FLAG,
     TCP_SCHEME,
     TLS_SCHEME,
     WEB_PORTS,
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from nono_trio.core.net.address import Address
     from nono_trio.core.policy.endpoint_policy import EndpointPolicy
     from nono_trio.core.policy.endpoint_verdict import EndpointVerdict
-    from nono_trio.core.policy.reasons import Value
     from nono_trio.core.policy.resolved_address import ResolvedAddress
     from nono_trio.core.policy.rule import Rule
 
@@ -338,22 +337,22 @@ class Policy:
     ) -> Verdict | None:
         """The denial of one address of an allowed host, or None."""
         if resolved.address_class.is_never_allowed:
-            return _closed(host, resolved, None)
+            return closed(host, resolved, None)
         denial = self._deny_rule(resolved.spelled, port)
         if denial is not None:
-            reason = _resolved_reason(DenialCode.RESOLVED_ON_DENY_LIST, host, resolved)
+            reason = resolved_reason(DenialCode.RESOLVED_ON_DENY_LIST, host, resolved)
             return self._denied(reason, denial)
         if is_local and resolved.address_class is not AddressClass.LOOPBACK:
             return self._check_local(host, port, resolved)
         if self._is_opened(host, port, resolved):
             return None
-        return _closed(host, resolved, _hint_for(resolved, _shown(host, port)))
+        return closed(host, resolved, hint_for(resolved, _shown(host, port)))
 
     def _check_local(self, host: Host, port: int, resolved: ResolvedAddress) -> Verdict | None:
         """The denial of an address of this machine, whose services may trust local clients."""
         if self._is_pinned(host, port, resolved) or any(self._allow.find(resolved.host, port)):
             return None
-        reason = _resolved_reason(DenialCode.RESOLVED_LOCAL, host, resolved)
+        reason = resolved_reason(DenialCode.RESOLVED_LOCAL, host, resolved)
         hint = f"name the address with {ALLOW_FLAG} {_shown(resolved.host, port)}"
         return Verdict(False, None, reason, hint)
 
@@ -380,24 +379,5 @@ def _flag_of(name: str, _entry: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _closed(host: Host, resolved: ResolvedAddress, hint: str | None) -> Verdict:
-    reason = _resolved_reason(
-        DenialCode.RESOLVED_CLOSED, host, resolved, address_class=resolved.address_class
-    )
-    return Verdict(False, None, reason, hint)
-
-
-def _resolved_reason(
-    code: DenialCode, host: Host, resolved: ResolvedAddress, **values: Value
-) -> str:
-    return format_reason(code, host=host.bracketed(), address=resolved.host.name, **values)
-
-
 def _shown(host: Host, port: int) -> str:
     return f"{host.bracketed()}:{port}"
-
-
-def _hint_for(resolved: ResolvedAddress, shown: str) -> str:
-    if resolved.address_class is AddressClass.PRIVATE:
-        return f"name it exactly with {ALLOW_FLAG} {shown}"
-    return f"pin it with {RESOLVE_FLAG} {shown}:{resolved.host.bracketed()}"

@@ -6,7 +6,7 @@ import pytest
 
 from nono_trio.core.credentials.aws_scope import is_for_host, is_service_suffix
 from nono_trio.core.credentials.credential import check_wildcards
-from nono_trio.core.credentials.presets import make_credential
+from nono_trio.core.credentials.make_credential import make_credential
 from nono_trio.errors import UsageError
 
 

@@ -9,7 +9,8 @@ from checkout import ROOT
 
 from nono_trio.core.credentials.credential import Place
 from nono_trio.core.credentials.login_presets import LOGIN_PRESETS
-from nono_trio.core.credentials.presets import PRESETS, make_credential
+from nono_trio.core.credentials.make_credential import make_credential
+from nono_trio.core.credentials.presets import PRESETS
 from nono_trio.errors import UsageError
 
 PROFILES = {

@@ -10,7 +10,8 @@ from checkout import ROOT
 
 from nono_trio.config.credentials import parse_given
 from nono_trio.core.credentials.credential import DEFAULT_PLACES, Place, parse_bound_host
-from nono_trio.core.credentials.presets import PRESETS, make_credential
+from nono_trio.core.credentials.make_credential import make_credential
+from nono_trio.core.credentials.presets import PRESETS
 from nono_trio.core.policy.endpoint_path import canonical_target
 from nono_trio.core.policy.endpoint_rule import parse_endpoint
 from nono_trio.core.profile.parser import read_profile

@@ -15,7 +15,7 @@ from looked_into import HOST, client_context, looking_into, origin_context, unde
 from running_proxy import connect
 
 from nono_trio.core.credentials.login import parse_login
-from nono_trio.core.credentials.presets import make_credential
+from nono_trio.core.credentials.make_credential import make_credential
 from nono_trio.core.credentials.token_answer import MAX_ANSWER
 from nono_trio.proxy.credentials.credentials import Credentials
 from nono_trio.session.tokens.captured_logins import SessionLogins

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from nono_trio.core.credentials.aws_sources import AWS_VARIABLES
-from nono_trio.core.credentials.presets import make_credential
+from nono_trio.core.credentials.make_credential import make_credential
 from nono_trio.core.credentials.secret import Secret
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.filesystem.plan import FilePlan, Grant

@@ -9,8 +9,8 @@ import trio
 from harness import serving
 from oauth_server import CLIENT, SECRET, OAuthServer
 
+from nono_trio.core.credentials.make_credential import make_credential
 from nono_trio.core.credentials.oauth2 import parse_oauth2
-from nono_trio.core.credentials.presets import make_credential
 from nono_trio.core.credentials.secret import Secret
 from nono_trio.errors import UsageError
 from nono_trio.session.credentials.client_credentials import client_credentials_reader

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from nono_trio.core.credentials.presets import make_credential
+from nono_trio.core.credentials.make_credential import make_credential
 from nono_trio.errors import UsageError
 from nono_trio.sandbox.filesystem.plan import FilePlan, Grant
 from nono_trio.session.credentials.access import guard_keyring

@@ -14,7 +14,7 @@ import trio
 
 from nono_trio.core.credentials.login import parse_login
 from nono_trio.core.credentials.login_tokens import LoginToken, TokenQuestion
-from nono_trio.core.credentials.presets import make_credential
+from nono_trio.core.credentials.make_credential import make_credential
 from nono_trio.errors import UsageError
 from nono_trio.session.homes.kept_homes import Homes, WantedHome
 from nono_trio.session.tokens import captured_logins, kept_tokens

@@ -69,33 +69,8 @@ def detach(kept: int) -> None:
 def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> NoReturn:
     """Build the cage of `plan` and stay until it has ended; raises StageError before that."""
     os.umask(0o022)  # what the cage is made of is entered by others than its maker
-    sockets: dict[str, socket.socket] = {}
     isolated = plan.isolation == "namespace"
-    view = None
-    if isolated:
-        view = AnsweringView(control, plan.watched) if plan.answers_denied else None
-        with stage("namespaces"):
-            _enter_namespaces(view)
-        if plan.transparent_ports:
-            with stage("transparent network"):
-                outer = OuterNetwork(plan.transparent_ports, plan.every_port_networks)
-                sockets |= outer.sockets
-                outer.enter_inner()
-                if plan.asks_loopback:
-                    sockets |= loopback_dns()
-        else:
-            with stage("loopback"):
-                raise_loopback()
-        with stage("listener"):
-            sockets["proxy"] = listen_on_loopback(plan.port)
-            for port in plan.open_ports:
-                sockets |= listen_on_both(port)
-        diag = open_socket_diag()
-        if diag is not None:
-            sockets["socket-diag"] = diag
-        capture = refused_loopback()
-        if capture is not None:
-            sockets[LOOPBACK_CAPTURE] = capture
+    view, sockets = _isolate(control, plan) if isolated else (None, {})
     # Later file look-ups may happen in the child's view, which has the child's files.
     freeze_imports()
     scoped = plan.isolation == "landlock" and enter_signal_scope()
@@ -124,6 +99,38 @@ def launch(control: socket.socket, plan: CagePlan, ignored: frozenset[int]) -> N
         report_failure(control, StageError("launch", failed))
     _end_tree(plan, scoped=scoped)
     os._exit(1)
+
+
+def _isolate(
+    control: socket.socket, plan: CagePlan
+) -> tuple[AnsweringView | None, dict[str, socket.socket]]:
+    """Enter the cage's namespaces; return the file system view that answers, and the sockets that
+    were opened inside the new network, by name."""
+    sockets: dict[str, socket.socket] = {}
+    view = AnsweringView(control, plan.watched) if plan.answers_denied else None
+    with stage("namespaces"):
+        _enter_namespaces(view)
+    if plan.transparent_ports:
+        with stage("transparent network"):
+            outer = OuterNetwork(plan.transparent_ports, plan.every_port_networks)
+            sockets |= outer.sockets
+            outer.enter_inner()
+            if plan.asks_loopback:
+                sockets |= loopback_dns()
+    else:
+        with stage("loopback"):
+            raise_loopback()
+    with stage("listener"):
+        sockets["proxy"] = listen_on_loopback(plan.port)
+        for port in plan.open_ports:
+            sockets |= listen_on_both(port)
+    diag = open_socket_diag()
+    if diag is not None:
+        sockets["socket-diag"] = diag
+    capture = refused_loopback()
+    if capture is not None:
+        sockets[LOOPBACK_CAPTURE] = capture
+    return view, sockets
 
 
 def _enter_namespaces(view: AnsweringView | None) -> None:
