@@ -30,14 +30,16 @@ class OpenedFiles:
     def may_write(self, path: str) -> bool:
         """Tell whether the command may write a path; what it could write without a sandbox is
         the user's choice."""
+        return self.grants_writing(path) or self.may_have_other_name(path)
+
+    def grants_writing(self, path: str) -> bool:
+        """Tell whether a grant for writing covers a path, or a link by which it leads elsewhere."""
         if not self._sandbox:
             return False
         links = (
             os.path.dirname(link) for link in follow(os.path.join(os.getcwd(), path)).links
         )  # it could lead elsewhere
-        if any(self._files.covers(one, "write") is not None for one in (path, *links)):
-            return True
-        return self._may_have_other_name(path)
+        return any(self._files.covers(one, "write") is not None for one in (path, *links))
 
     def may_write_below(self, path: str) -> bool:
         """Tell whether the command may write a directory, or anything below it."""
@@ -45,9 +47,11 @@ class OpenedFiles:
         below = (one.real for one in self._files.grants if self._sandbox and one.may_write)
         return self.may_write(path) or any(is_in(one, real) for one in below)
 
-    def _may_have_other_name(self, path: str) -> bool:
+    def may_have_other_name(self, path: str) -> bool:
         """Tell whether a file that this user can write has another name, on a file system of which
         a part is granted for writing: that name may be there."""
+        if not self._sandbox:
+            return False
         try:
             found = os.stat(path)
         except OSError:

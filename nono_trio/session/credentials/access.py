@@ -98,9 +98,11 @@ def _misleading_variables(
 def _check_file(owner: str, path: str, opened: OpenedFiles) -> str | None:
     path = os.path.abspath(path)
     if opened.may_write(path) or opened.may_write(os.path.dirname(path)):
-        raise _refused(
+        raise _changeable(
             owner,
-            f"the command may change {path}, from which its secret is read",
+            opened,
+            path,
+            f"{path}, from which its secret is read",
             "move the file to a directory that is not granted for writing",
         )
     reader = opened.reader(path)
@@ -126,20 +128,22 @@ def _check_program(
     programs = [each for one in found for each in (one, *_interpreters(one, cleaned))]
     for program in programs:
         if opened.may_write(program):
-            raise _refused(
+            raise _changeable(
                 owner,
-                f"the command may change the program {program}, which would run outside of the"
-                " cage",
+                opened,
+                program,
+                f"the program {program}, which would run outside of the cage",
                 "name a program with its whole path, in a directory that is not granted for"
                 " writing",
             )
     for word in source.words[1:]:
         for path in _paths(word, home_of(environment)):
             if _is_content(path) and opened.may_write(path):
-                raise _refused(
+                raise _changeable(
                     owner,
-                    f"the command may change {path!a}, which a command line outside of the cage"
-                    " names",
+                    opened,
+                    path,
+                    f"{path!a}, which a command line outside of the cage names",
                     "move it to a directory that is not granted for writing",
                 )
 
@@ -197,6 +201,19 @@ def _check_keyring(owner: str, opened: OpenedFiles, environment: Mapping[str, st
     reason = guard_keyring(opened, environment)
     if reason is not None:
         raise _refused(owner, reason, "grant directories beside it")
+
+
+def _changeable(owner: str, opened: OpenedFiles, path: str, what: str, hint: str) -> UsageError:
+    """Return the error about a path that the command may write, or may have another name of."""
+    if opened.grants_writing(path) or not opened.may_have_other_name(path):
+        return _refused(owner, f"the command may change {what}", hint)
+    copy = shlex.quote(f"{path}.copy")
+    return _refused(
+        owner,
+        f"the command may change {what}: that file has another name (a hard link), which may be in"
+        " a directory that is granted for writing",
+        f"name a copy, which has one name: cp -p {shlex.quote(path)} {copy}",
+    )
 
 
 def _refused(owner: str, reason: str, hint: str) -> UsageError:

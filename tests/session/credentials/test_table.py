@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
+import subprocess
 
 import pytest
 
@@ -145,6 +147,29 @@ def test_a_program_that_the_command_may_change_is_not_run(tmp_path) -> None:
     shown = opened([one], environment, files).held[0].at_start.decode()
     assert str(planted.parent) not in shown
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("form", ["cmd://{0}", "cmd://sh {0}", "file://{0}"])
+def test_a_second_name_of_a_file_is_told_and_a_copy_is_taken(tmp_path, form) -> None:
+    open_, closed = tmp_path / "open", tmp_path / "closed"
+    for one in (open_, closed):
+        one.mkdir()
+    named = closed / "get key"
+    named.write_text(f"#!/bin/sh\necho {SECRET}\n" if form.startswith("cmd") else SECRET)
+    named.chmod(stat.S_IRWXU)
+    (open_ / "second").hardlink_to(named)
+    files = plan(open_, "readwrite")
+
+    def source(path):
+        return form.format(path if form.startswith("file") else shlex.quote(str(path)))
+
+    one = make_credential("one", {}, source=source(named), hosts=["a.example"])
+    with pytest.raises(UsageError, match=r"another name \(a hard link\)") as raised:
+        opened([one], files=files)
+    command = raised.value.hint.partition(": ")[2]
+    subprocess.run(command, shell=True, check=True)
+    copy = make_credential("one", {}, source=source(f"{named}.copy"), hosts=["a.example"])
+    assert opened([copy], files=files).held
 
 
 def test_a_program_that_only_a_cleaned_path_gives_is_checked_too(tmp_path, monkeypatch) -> None:
