@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -22,14 +23,14 @@ import msgspec
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.remote import SESSION_FILES, RemoteRoot, as_path, is_url, split_url
-from nono_trio.audit.verify.no_session import verify_missing
+from nono_trio.audit.verify.no_session import is_removed, verify_missing
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.audit.verify.whole_ledger import is_replaced, verify_ledger
 from nono_trio.errors import LogUnreadable, NonoTrioError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
     from nono_trio.core.proof.public_keys import PublicKeys
@@ -105,7 +106,7 @@ def verify_one(
 
 def verify_many(
     batches: Iterable[Batch], executor: Executor, *, in_flight: int = IN_FLIGHT
-) -> Iterator[Verification]:
+) -> Generator[Verification]:
     """Yield the answers for all batches, as their tasks end; at most `in_flight` tasks wait.
 
     Closing the iterator cancels the tasks that have not begun.
@@ -140,7 +141,8 @@ def verify_root(
     in_flight: int = IN_FLIGHT,
 ) -> Iterator[Verification]:
     """Yield the answers for every session of an audit directory (a path or a URL), as they come,
-    and then for every session that its ledger knows and the directory does not have.
+    and then for every session that its ledger knows and the directory does not have. One that is
+    removed on purpose meanwhile has none, like those that were removed before.
 
     Without an executor they are verified here. Raises LogUnreadable and UsageError if the directory
     can't be listed.
@@ -160,13 +162,15 @@ def verify_root(
             )
             for begin in range(0, len(names), sessions_a_task)
         )
-        if executor is None:
-            for batch in batches:
-                yield from verify_batch(batch)
-        else:
-            yield from verify_many(batches, executor, in_flight=in_flight)
+        here = (answer for batch in batches for answer in verify_batch(batch))
+        with contextlib.closing(
+            here if executor is None else verify_many(batches, executor, in_flight=in_flight)
+        ) as answers:
+            yield from itertools.filterfalse(is_removed, answers)
         present = [opened.directory / name for name in names]
-        for answer in missing(opened.directory, present, None if upstream else pinned):
+        judge = functools.partial(verify, quick=quick, upstream=upstream, pinned=pinned)
+        gone = missing(opened.directory, present, None if upstream else pinned, judge)
+        for answer in itertools.filterfalse(is_removed, gone):
             yield opened.retold(answer)
     finally:
         _opened.cache_clear()
@@ -258,10 +262,15 @@ def retold(root: _Place, answer: Verification) -> Verification:
 
 
 def missing(
-    audit_root: Path, present: Sequence[Path], pinned: PublicKeys | None
+    audit_root: Path,
+    present: Sequence[Path],
+    pinned: PublicKeys | None,
+    judge: Callable[..., Verification],
 ) -> Iterator[Verification]:
     """Sessions of the ledger that are gone, and the ledger itself where it is damaged, contradicts
-    its signed checkpoints or can't be read: the sessions that are gone are not known then."""
+    its signed checkpoints or can't be read: the sessions that are gone are not known then.
+
+    A session that was sealed after the listing of those `present` is there: `judge` verifies it."""
     path = audit_root / ledger.LEDGER
     try:
         if is_replaced(path):  # the sessions that are gone are not known then
@@ -272,7 +281,11 @@ def missing(
         yield unreadable_answer(str(path), error)
         return
     for path in _absent(audit_root, present):
-        yield verify_missing(audit_root, path.name, report)
+        yield (
+            judge(path, ledger=report)
+            if os.path.lexists(path)
+            else verify_missing(audit_root, path.name, report)
+        )
     path = audit_root / ledger.LEDGER
     pinned = pinned if report.present else None
     if report.first_bad is not None or pinned is not None or ledger.is_signed(path):

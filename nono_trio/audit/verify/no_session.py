@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from nono_trio.audit.ledger import LedgerReport
 
 SESSION_GONE: Final = "session gone or replaced"
+REMOVED: Final = (
+    "it was removed on purpose (`audit forget`, `audit cleanup`); the ledger keeps its digest"
+)
 
 
 def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
@@ -24,12 +27,12 @@ def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> V
     path = audit_root / session_id
     seen = LedgerSeen(found=True, chain_verified=ledger.first_bad is None)
     if session_id in ledger.removed:
-        note = (
-            "it was removed on purpose (`audit forget`, `audit cleanup`); the ledger keeps its"
-            " digest"
-        )
         return Verification(
-            verdict="unreadable", path=str(path), session_id=session_id, ledger=seen, notes=[note]
+            verdict="unreadable",
+            path=str(path),
+            session_id=session_id,
+            ledger=seen,
+            notes=[REMOVED],
         )
     return Verification(
         verdict="missing",
@@ -42,6 +45,11 @@ def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> V
             " gone"
         ],
     )
+
+
+def is_removed(answer: Verification) -> bool:
+    """Return True for the answer about a session that was removed on purpose."""
+    return answer.verdict == "unreadable" and answer.notes == [REMOVED]
 
 
 def verify_without_session(target: Path, error: LogUnreadable) -> Verification:

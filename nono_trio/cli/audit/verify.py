@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import chain
+from itertools import chain, filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ from nono_trio.audit.verify.many import (
     verify_one,
     verify_root,
 )
-from nono_trio.audit.verify.no_session import verify_missing
+from nono_trio.audit.verify.no_session import is_removed, verify_missing
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.errors import LogUnreadable, NonoTrioError, UsageError, unreadable
@@ -113,7 +113,8 @@ def verify_all(
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
     """The answers for every session under the root, newest first, and for every one that the
-    ledger knows and the root does not have. Those at a URL come in no order.
+    ledger knows and the root does not have, but for those that are removed on purpose meanwhile.
+    Those at a URL come in no order.
 
     Raises LogUnreadable for a root that can't be read.
     """
@@ -126,7 +127,9 @@ def verify_all(
     )
     if wait is not None:
         wait.expect(len(paths))
-    return chain(answers, missing(audit_root, paths, None if upstream else pinned))
+    judge = partial(verify, quick=quick, upstream=upstream, pinned=pinned)
+    gone = missing(audit_root, paths, None if upstream else pinned, judge)
+    return filterfalse(is_removed, chain(answers, gone))
 
 
 def _verify_url(

@@ -8,7 +8,9 @@ import sealed_session as made
 from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.verify import bound_facts, log_check, session
 from nono_trio.audit.verify.bound_facts import UNREADABLE
+from nono_trio.audit.verify.many import verify_root
 from nono_trio.audit.verify.session import verify
+from nono_trio.cli.audit.verify import verify_all
 
 
 @pytest.fixture
@@ -57,3 +59,27 @@ def test_one_that_goes_without_a_word_in_the_ledger_is_missing(directory):
     directory.rename(directory.with_name("elsewhere"))
     assert verify(directory).verdict == "missing"
     assert bound_facts.look(directory).fault.failure != UNREADABLE
+
+
+ALL = {
+    "command": lambda root: verify_all(root, quick=False, jobs=1),
+    "library": lambda root: verify_root(root, sessions_a_task=1),
+}
+
+
+@pytest.mark.parametrize("every", ALL)
+def test_verify_all_says_nothing_of_one_that_is_removed_meanwhile(directory, every):
+    made.build(directory.parent, "f" * 16)
+    answers = ALL[every](directory.parent)
+    next(answers)
+    forget(directory.parent, directory.name)
+    forget(directory.parent, "f" * 16)
+    assert list(answers) == []
+
+
+@pytest.mark.parametrize("every", ["command", "library"])
+def test_verify_all_finds_one_that_is_sealed_meanwhile(directory, every):
+    answers = ALL[every](directory.parent)
+    next(answers)
+    made.build(directory.parent, "f" * 16)
+    assert [(one.session_id, one.verdict) for one in answers] == [("f" * 16, "verified")]
