@@ -85,7 +85,7 @@ def verification_hint(answer: Verification) -> str | None:
         return None
     if answer.verdict in ("crashed", "open") and os.path.isfile(answer.path):
         return None  # an archive: there is nothing here to seal or to wait for
-    if answer.verdict == "crashed" and answer.session_id is not None:
+    if answer.verdict == "crashed" and answer.session_id is not None and not answer.sealed:
         from nono_trio.audit.recovery.recover_command import recover_command  # late: rare
 
         return f"`{recover_command(Path(answer.path))}` seals it"
@@ -113,7 +113,7 @@ def _verdict_text(answer: Verification) -> str:
     if answer.verdict == "open":
         return f"{records} so far, running"
     if answer.verdict == "crashed":
-        return f"{records}, never sealed"
+        return f"{records}, sealed without the key" if answer.sealed else f"{records}, never sealed"
     return f"good up to sequence {answer.event_count - 1}" if answer.event_count else "none good"
 
 

@@ -17,6 +17,7 @@ from nono_trio.audit.keys.signer import SignerFailed
 from nono_trio.audit.ledger import LEDGER
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
+from nono_trio.cli.audit.render import verification_hint, verification_lines
 from nono_trio.audit.write import checkpoint_signer, ledger_append
 from nono_trio.core.log.attestation import (
     attestation_of,
@@ -260,6 +261,8 @@ def test_a_crashed_session_recovers_without_the_key(root):
     pinned = verify(directory, pinned=KEY.public)
     assert pinned.verdict == "crashed"  # anybody could have written its end
     assert any("through sequence 7" in note for note in pinned.notes)
+    assert next(verification_lines(pinned, brief=True)).endswith("sealed without the key")
+    assert verification_hint(pinned) is None  # no command can sign it now
 
 
 @pytest.mark.parametrize("dies", [None, "bundle", "checkpoint", "ledger", "session"])
