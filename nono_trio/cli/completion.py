@@ -21,6 +21,26 @@ SHELLS: Final = ("bash", "zsh", "fish")
 PROGRAM: Final = "nono-trio"
 # As click names it; its value is SHELL_complete.
 COMPLETE_VARIABLE: Final = "_NONO_TRIO_COMPLETE"
+# A ~/.zshrc that has no compinit has no compdef either, which click's script calls.
+_ZSH_COMPINIT: Final = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }"
+# Click's own cuts a description at its first comma.
+_FISH: Final = """\
+function %(complete_func)s
+    for completion in (env %(complete_var)s=fish_complete COMP_WORDS=(commandline -cp) \\
+            COMP_CWORD=(commandline -t) %(prog_name)s)
+        set -l found (string split --max 1 , -- $completion)
+        switch $found[1]
+            case dir
+                __fish_complete_directories $found[2]
+            case file
+                __fish_complete_path $found[2]
+            case plain
+                printf '%%s\\n' $found[2]
+        end
+    end
+end
+complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
+"""
 
 
 @click.command(epilog='Example: eval "$(nono-trio completion bash)"')
@@ -32,7 +52,11 @@ def completion(shell: str) -> None:
     with fish, `nono-trio completion fish > ~/.config/fish/completions/nono-trio.fish`.
     """
     made = _made(click.Group(), shell)
-    click.echo(made.source_template % made.source_vars())
+    template = _FISH if shell == "fish" else made.source_template
+    if shell == "zsh":  # the first line is for compinit
+        compdef, _, rest = template.partition("\n")
+        template = f"{compdef}\n{_ZSH_COMPINIT}\n{rest}"
+    click.echo(template % made.source_vars(), nl=False)
 
 
 def answer(cli: click.Group, asked: str) -> int:

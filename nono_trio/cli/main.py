@@ -251,6 +251,9 @@ def _click_error(error: click.ClickException, arguments: Sequence[str]) -> _Fail
     message = error.format_message().removesuffix(".")
     command = context.command_path if context is not None else _named_command(arguments)
     hint = f"see `{command} --help`"
+    if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
+        # click's own text has the choices once more, each in a line
+        message = f"missing argument {error.param.get_error_hint(cast('click.Context', context))}"
     if isinstance(error, click.NoSuchOption):
         message = f"no such option {error.option_name!a}"
         meant = _nearest_option(error)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import sealed_session as made
 from harness import NONO_TRIO, RUN_SECONDS
+from terminals import Terminal
 
 ID, OTHER = "00aa000000000001", "00aa000000000002"
 HEAVY = {"trio", "cryptography", "nono_py", "rich", "multiprocessing", "ssl", "nono_trio.session"}
@@ -65,15 +68,61 @@ def test_bash_completes_commands_flags_values_and_session_ids(environment):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_the_scripts_of_other_shells_are_read_by_them(environment, shell):
-    script = output_of([NONO_TRIO, "completion", shell], environment).stdout
-    assert f"_NONO_TRIO_COMPLETE={shell}_complete" in script
-    program = shutil.which(shell)
-    if program is None:
-        pytest.skip(f"{shell} is not installed")
-    done = output_of([program, "--no-execute"], environment, input=script)
+# A ~/.zshrc with the one line that the help names, and a key that shows and clears the line.
+ZSHRC = """
+PS1='ready> '
+eval "$(nono-trio completion zsh)"
+shown() { print -r -- "<$BUFFER>"; BUFFER= }
+zle -N shown
+bindkey '^O' shown
+"""
+TYPED = {
+    "au": "audit ",
+    "audit show la": "audit show latest ",
+    f"audit verify {OTHER[:-1]}2": f"audit verify {OTHER} ",
+    "run --allow-dom": "run --allow-domain ",
+    "run -- cat .zshr": "run -- cat .zshrc ",
+}
+
+
+def test_tab_in_zsh(environment, tmp_path):
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("zsh is not installed")
+    (tmp_path / ".zshrc").write_text(ZSHRC)
+    environment |= {"TERM": "dumb", "ZDOTDIR": str(tmp_path), "SKIP_GLOBAL_COMPINIT": "1"}
+    keyboard = SimpleNamespace(home=tmp_path, environment=environment)
+    terminal = Terminal(keyboard, "--no-global-rcs", "-i", program=(zsh,))
+    terminal.wait_for("ready> ")
+    for typed, completed in TYPED.items():
+        terminal.type(f"nono-trio {typed}\t\x0f")
+        terminal.wait_for(f"<nono-trio {completed}>")
+    terminal.type("exit\r")
+    assert terminal.exit_code() == 0
+    assert "not found" not in terminal.seen
+
+
+def test_tab_in_fish(environment, tmp_path):
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("fish is not installed")
+    (tmp_path / "notes.txt").touch()
+    asked = ["au", "audit show ", "run -- cat no"]
+    script = f"""
+    nono-trio completion fish | source
+    for line in {shlex.join(asked)}
+        complete -C "nono-trio $line"
+    end
+    """
+    done = output_of([fish, "--no-config", "-c", script], environment, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("\t") for line in done.stdout.splitlines()] == [
+        ["audit", "List, show, follow and verify the audit logs of sessions."],
+        [ID],
+        [OTHER],
+        ["latest"],
+        ["notes.txt"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -108,3 +157,12 @@ def test_a_variable_that_no_shell_set_completes_nothing(environment, asked):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
     done = output_of([NONO_TRIO, "--version"], environment | {"_NONO_TRIO_COMPLETE": asked})
     assert done.stdout.startswith("nono-trio ")
+
+
+def test_a_shell_that_is_missing_is_told_in_one_line(run):
+    assert run("completion") == (
+        2,
+        "",
+        "nono-trio: error: missing argument 'bash|zsh|fish'\n"
+        "hint: see `nono-trio completion --help`\n",
+    )
