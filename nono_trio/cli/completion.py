@@ -49,7 +49,8 @@ def completion(shell: str) -> None:
     """Print a script that makes a shell complete commands, flags, files and session ids.
 
     For every shell from now on: add the line of the example to ~/.bashrc, or with zsh to ~/.zshrc;
-    with fish, `nono-trio completion fish > ~/.config/fish/completions/nono-trio.fish`.
+    with fish, `mkdir -p ~/.config/fish/completions` and
+    `nono-trio completion fish > ~/.config/fish/completions/nono-trio.fish`.
     """
     made = _made(click.Group(), shell)
     template = _FISH if shell == "fish" else made.source_template

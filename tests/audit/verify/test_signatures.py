@@ -17,8 +17,8 @@ from nono_trio.audit.keys.signer import SignerFailed
 from nono_trio.audit.ledger import LEDGER
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
-from nono_trio.cli.audit.render import verification_hint, verification_lines
 from nono_trio.audit.write import checkpoint_signer, ledger_append
+from nono_trio.cli.audit.render import verification_hint, verification_lines
 from nono_trio.core.log.attestation import (
     attestation_of,
     decode_bundle,
