@@ -12,6 +12,7 @@ import errno
 from typing import ClassVar, Final
 
 JSON_SCHEMA: Final = 1  # raised when a field of an answer changes its meaning or goes
+FAILED_EXIT_CODE: Final = 3  # of a run that --fail-on fails: no error, its command has ended well
 
 
 class NonoTrioError(Exception):

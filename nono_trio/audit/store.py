@@ -219,6 +219,16 @@ def sessions(audit_root: Path) -> list[StoredSession]:
     return sorted(found, key=lambda session: session.started, reverse=True)
 
 
+def place_name(directory: Path) -> str:
+    """Return the name that a directory has in the one around it; resolves a symlink, `.` and `..`.
+
+    `Path.resolve` looks at each directory above too: for a list of sessions that is a tenth of all.
+    """
+    if directory.name in ("", "..") or os.path.islink(directory):
+        return directory.resolve().name
+    return directory.name
+
+
 def session_names(audit_root: Path) -> list[str]:
     """Return the ids of every session under `audit_root`, by name; none of them is opened."""
     return sorted(directory.name for directory in _directories(audit_root))

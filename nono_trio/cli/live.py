@@ -21,7 +21,7 @@ from nono_trio.cli.text import (
     target_text,
 )
 from nono_trio.core.log.notices import OWN_TARGETS
-from nono_trio.core.policy.judging import FAILED_EXIT_CODE
+from nono_trio.errors import FAILED_EXIT_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

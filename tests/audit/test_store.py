@@ -56,6 +56,16 @@ def test_where_the_state_is():
     assert store.audit_root(Path("/s")) == Path("/s/audit")
 
 
+def test_a_directory_has_the_name_of_its_place_however_it_is_spelled(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    (place / "inside").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(place)
+    monkeypatch.chdir(place / "inside")
+    spelled = (place, Path(".."), Path("../../place"), Path("../inside/.."), tmp_path / "link")
+    assert {store.place_name(path) for path in spelled} == {"place"}
+    assert store.place_name(Path()) == "inside"
+
+
 def test_session_ids():
     ids = {store.new_session_id() for _ in range(50)}
     assert len(ids) == 50

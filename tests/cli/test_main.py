@@ -209,6 +209,7 @@ OTHERS = ("archive", "cleanup", "export", "hosts", "proofs", "report", "search",
         ("audit --help", ("msgspec", "hashlib", "dataclasses", "subprocess", "json", "pathlib")),
         ("audit list", ("subprocess", "dataclasses", "shutil", "rich", "nono_trio.cli.programs")),
         ("audit list", ("json", "socket", "nono_trio.audit.verify.joiner")),
+        ("audit list", ("nono_trio.core.policy.judging",)),
         ("run -s -- true", ("rich", "cryptography", "h2", "keyring", "nono_trio.cli.audit")),
     ],
 )  # fmt: skip

@@ -10,9 +10,19 @@ import functools
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from checkout import TESTS
 from installation import PACKAGE
+
+from nono_trio.core.log import (
+    events,
+    ledger_record,
+    nono_events,
+    policy_json,
+    session_json,
+    summary_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,6 +129,24 @@ def test_an_import_compiles_no_pattern_and_makes_no_decoder() -> None:
 def test_a_pattern_that_an_import_compiles_is_found() -> None:
     text = "class A:\n    X = {'a': re.compile('a')}\n    def f(): re.compile('b')"
     assert [*made_at_import(ast.parse(text))] == ["re.compile in line 2"]
+
+
+def test_the_types_of_a_session_have_annotations_that_are_evaluated() -> None:
+    """From a text msgspec compiles each of them, when the first file of a kind is read."""
+    lists = (nono_events, events, session_json, policy_json, summary_json, ledger_record)
+    kinds = [kind for module in lists for kind in vars(module).values() if is_struct(kind)]
+    texts = {
+        f"{kind.__name__}.{name}"
+        for kind in kinds
+        for name, annotation in kind.__annotations__.items()
+        if isinstance(annotation, str)
+    }
+    assert len(kinds) > 30
+    assert texts == set()
+
+
+def is_struct(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, msgspec.Struct)
 
 
 # -- what tests may reach -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger as ledgers
 from nono_trio.audit.read.records import is_zeros
-from nono_trio.audit.store import SESSION
+from nono_trio.audit.store import SESSION, place_name
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify import bound_files as bounds
 from nono_trio.audit.verify import seal_check as seal
@@ -125,7 +125,7 @@ def _opened_fault(
     ledger: LedgerReport | None,
 ) -> FirstBad | None:
     """Return the fault of a session that says it was never sealed while the ledger has its line."""
-    session_id = bound.directory.resolve().name
+    session_id = place_name(bound.directory)
     report = current_report(bound.directory, session_id, ledger)
     if not report.has_line_for(session_id):
         return None

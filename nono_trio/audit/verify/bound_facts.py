@@ -114,6 +114,7 @@ class _Look:
 
     def __init__(self, directory: Path, report: LedgerReport | None, *, files: bool) -> None:
         self.directory = directory
+        self.name = store.place_name(directory)
         self.report = report
         self.files = files
         self.bound = Bound(directory)
@@ -202,7 +203,7 @@ class _Look:
             return
         self.known = msgspec.structs.replace(self.metadata, nono_trio=msgspec.UNSET)
         report = self._ledger()
-        if report.has_line_for(self.directory.resolve().name):
+        if report.has_line_for(self.name):
             _, self.fault = check_ledger(report, self.metadata)
 
     def _opened(self) -> SessionMetadata | None:
@@ -292,19 +293,17 @@ class _Look:
         except BadRecord:
             has_ended = False
         could_be_sealed = has_ended and self.metadata is not None
-        if not could_be_sealed and self._ledger().has_line_for(self.directory.resolve().name):
+        if not could_be_sealed and self._ledger().has_line_for(self.name):
             self._say(SEALED_IN_LEDGER, "the session that the ledger knows", "an unsealed one")
 
     def _ledger(self) -> LedgerReport:
         """Return the report on the ledger beside it; an old report may lack a later line."""
-        name = self.directory.resolve().name
-        if self.report is None or not self.report.has_line_for(name):
-            self.report = ledger.verify(self.directory.resolve().parent, name)
+        if self.report is None or not self.report.has_line_for(self.name):
+            self.report = ledger.verify(self.directory.resolve().parent, self.name)
         return self.report
 
     def _imported(self) -> str | None:
-        name = self.directory.resolve().name
-        return None if self.report is None else self.report.imported.get(name)
+        return None if self.report is None else self.report.imported.get(self.name)
 
     def _supervisor(self) -> SupervisorProcess | None:
         """Return the process that the policy names, or session.json's while no policy is bound."""

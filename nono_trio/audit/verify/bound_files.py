@@ -105,7 +105,7 @@ def check_policy(bound: Bound, second: Payload | None) -> FirstBad | None:
     if isinstance(policy, FirstBad):
         return policy
     bound.policy = policy
-    return differs(ID_MISMATCH, bound.directory.resolve().name, policy.session_id)
+    return differs(ID_MISMATCH, store.place_name(bound.directory), policy.session_id)
 
 
 def check_summary(bound: Bound, log: LogCheck) -> FirstBad | None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict
 
 from nono_trio.audit import ledger as ledgers
-from nono_trio.audit.store import CHECKPOINTS, FLOWS
+from nono_trio.audit.store import CHECKPOINTS, FLOWS, place_name
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify import bound_files as bounds
 from nono_trio.audit.verify import seal_check as seal
@@ -282,7 +282,7 @@ def _session_id(evidence: Evidence) -> str | None:
     the other's id. Upstream's sessions may lie under any name."""
     if evidence.metadata is not None and not evidence.ours:
         return evidence.metadata.session_id
-    return evidence.directory.resolve().name if evidence.directory is not None else None
+    return place_name(evidence.directory) if evidence.directory is not None else None
 
 
 def _seal_fault(evidence: Evidence, answer: Verification, check: LogCheck) -> FirstBad | None:
@@ -344,7 +344,6 @@ def _judge_ledger(
     metadata, directory = evidence.metadata, evidence.directory
     if metadata is None or directory is None:
         raise AssertionError("sealed without a session.json")
-    root = directory.resolve().parent
     ledger = current_report(directory, metadata.session_id, ledger)
     answer.ledger, fault = seal.check_ledger(ledger, metadata)
     answer.notes += ledger_notes(ledger, metadata.session_id)
@@ -352,7 +351,7 @@ def _judge_ledger(
         fault = _carried_fault(directory, metadata, answer, pinned)
     if fault is None:
         answer.first_bad = bounds.differs(
-            bounds.ID_MISMATCH, directory.resolve().name, metadata.session_id
+            bounds.ID_MISMATCH, place_name(directory), metadata.session_id
         )
         return sound
     if fault.failure == seal.LEDGER_LINE_MISSING:
@@ -361,7 +360,8 @@ def _judge_ledger(
             return _judge_name(directory, metadata.session_id, ledger, answer, sound)
         if not ledger.present:
             answer.notes.append(
-                f"{root / ledgers.LEDGER} is missing; a copied session needs its ledger beside it"
+                f"{directory.resolve().parent / ledgers.LEDGER} is missing;"
+                " a copied session needs its ledger beside it"
             )
             return "unreadable"
     answer.first_bad = fault
@@ -389,7 +389,7 @@ def _judge_name(
 
     Beside a ledger a directory has its session's id; a copy elsewhere may have any name.
     """
-    renamed = bounds.differs(bounds.ID_MISMATCH, directory.resolve().name, session_id)
+    renamed = bounds.differs(bounds.ID_MISMATCH, place_name(directory), session_id)
     if renamed is not None and ledger.present:
         answer.first_bad = renamed
         return "tampered"

@@ -72,7 +72,7 @@ class SignatureCheck:
         """Return the check for a session directory, by its policy.json, which is bound later."""
         if directory is None:
             return cls._unknown("")
-        name = directory.resolve().name
+        name = store.place_name(directory)
         try:
             policy = decode_policy(read_bound_file(directory / store.POLICY) or b"")
             named = policy.signing_keys

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.read.records import is_zeros, lines, link_at
-from nono_trio.audit.store import CHECKPOINTS
+from nono_trio.audit.store import CHECKPOINTS, place_name
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify import seal_check as seal
@@ -186,7 +186,7 @@ def _answer(evidence: Evidence, since: Checkpoint, check: _Check) -> Verificatio
     answer = Verification(
         verdict="consistent",
         path=str(directory),
-        session_id=directory.resolve().name if directory is not None else None,
+        session_id=place_name(directory) if directory is not None else None,
         event_count=check.chain.count,
         chain_head=_hex(check.chain.head),
         sealed=evidence.sealed,

@@ -7,8 +7,6 @@ nono must verify too. Encoding is byte-identical to upstream's serde_json (compa
 unescaped, control characters as `\\u00xx`).
 """
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias
 
 import msgspec

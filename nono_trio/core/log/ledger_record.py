@@ -4,8 +4,6 @@ Rules of this file: the hash covers every field but itself. The checks here need
 audit/ledger.py checks how the lines follow each other.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import msgspec

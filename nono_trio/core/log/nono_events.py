@@ -4,8 +4,6 @@ Kept apart because nono-trio never makes one of them; it must read them to verif
 upstream. The same rule as in events.py: the order of the fields is the format.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec

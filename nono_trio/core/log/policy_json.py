@@ -6,8 +6,6 @@ a default; the encoding sorts the keys, so the order of the fields does not matt
 keys that they do not know. The file never contains secrets: it has names of variables, no values.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

@@ -5,8 +5,6 @@ have defaults. Our own facts are in one key at the end, `nono_trio`, which upstr
 session digest does not cover. Readers use `facts`, which every session has.
 """
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from nono_trio.core.late import late_decoder
-from nono_trio.core.log.events import NetworkEvent  # noqa: TC001  (msgspec resolves it when it runs)
+from nono_trio.core.log.events import NetworkEvent
 
 MAX_NETWORK_EVENTS = 4096  # upstream's cap for session.json; the log itself is not capped
 HASH_ALGORITHM = "sha256"

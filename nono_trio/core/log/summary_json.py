@@ -5,15 +5,13 @@ the log nor in policy.json. A digest covers the first `bytes` bytes of a file be
 missing file counts as empty.
 """
 
-from __future__ import annotations
-
 import hashlib
 from typing import Literal
 
 import msgspec
 
 from nono_trio.core.late import late_decoder
-from nono_trio.core.log.session_json import ExecutableIdentity, NonoTrioFacts  # noqa: TC001  (for msgspec)
+from nono_trio.core.log.session_json import ExecutableIdentity, NonoTrioFacts
 
 
 class FileDigest(msgspec.Struct, kw_only=True, frozen=True):

@@ -21,7 +21,7 @@ from nono_trio.core.net.host import BadHost, parse_host
 from nono_trio.core.policy.allow_entry import LOOK_UP
 from nono_trio.core.policy.outcome import outcome_of
 from nono_trio.core.policy.rule import ANY_PORT, DENY_FLAG, WEB_PORTS, parse_deny
-from nono_trio.errors import UsageError
+from nono_trio.errors import FAILED_EXIT_CODE, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 FailOn: TypeAlias = Literal["policy", "all"]
 
-FAILED_EXIT_CODE: Final = 3
 EXPECT_FLAG: Final = "--expect-deny"
 PATH_FLAG: Final = "--fail-on-path"
 _STAR: Final = "*"
