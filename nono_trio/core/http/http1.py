@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.core.http.field_block import WrittenFields, written_lines
 from nono_trio.core.http.message import BodyData, MessageEnded, RequestStarted
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.http.message import Field, MessageEvent
 
-_CHUNKED: Final = (b"Transfer-Encoding", b"chunked")
+_CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 CLOSE: Final = (b"Connection", b"close")
@@ -38,16 +39,20 @@ class MessageWriter:
             return self.write_data(event.data)
         if type(event) is MessageEnded:
             return _end(event.trailers) if self._chunked else b""
-        if type(event) is RequestStarted:
-            lines = [b"%b %b HTTP/1.1" % (event.method, event.target), b"Host: " + event.authority]
-        else:
-            lines = [b"HTTP/1.1 %d%b" % (event.status, event.reason)]
-        lines += [b"%b: %b" % field for field in event.fields]
-        if self._chunked:
-            lines.append(b"%b: %b" % _CHUNKED)
+        fields = event.fields
+        own = _CHUNKED if self._chunked else b""
         if self._connection:
-            lines += [b"%b: %b" % field for field in self._connection]
-        return b"\r\n".join([*lines, b"", b""])
+            own += written_lines(self._connection)
+        lines = fields.lines if type(fields) is WrittenFields else written_lines(fields)
+        if type(event) is RequestStarted:
+            return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (
+                event.method,
+                event.target,
+                event.authority,
+                lines,
+                own,
+            )
+        return b"HTTP/1.1 %d%b\r\n%b%b\r\n" % (event.status, event.reason, lines, own)
 
     def write_data(self, data: bytes) -> bytes:
         """Return the bytes of a `BodyData` without making one."""

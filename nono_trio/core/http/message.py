@@ -10,11 +10,16 @@ None of these values can be part of a reference cycle, so the garbage collector 
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
 
 import msgspec
 
 from nono_trio.core.http.bad_request import shown_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nono_trio.core.http.field_block import FieldBlock
 
 Field: TypeAlias = tuple[bytes, bytes]
 
@@ -22,7 +27,7 @@ HTTP1_STREAM: Final = 1  # the stream id of every HTTP/1.1 exchange
 
 
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
-    """One accepted request head. `fields` keep their order; names are lower-case.
+    """One accepted request head.
 
     `body` says how a body is framed, `length` is its size in bytes for "length" (else 0).
     `raw` holds the head's exact bytes with the blank line. Head and fields carry the token, so
@@ -32,16 +37,23 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     method: str
     target: str
     version: Literal["1.0", "1.1"]
-    fields: tuple[Field, ...]
+    block: FieldBlock
     raw: bytes
     body: Literal["none", "length", "chunked"] = "none"
     length: int = 0
     expects_continue: bool = False
     keep_alive: bool = True
 
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields in their order, with lower-case names."""
+        return self.block.fields
+
     def first(self, name: bytes) -> bytes | None:
         """Value of the first field of that lower-case name, or None."""
-        for field, value in self.fields:
+        if name not in self.block.names:
+            return None
+        for field, value in self.block.fields:
             if field == name:
                 return value
         return None
@@ -59,7 +71,7 @@ class RequestStarted(msgspec.Struct, frozen=True, gc=False):
     method: bytes
     target: bytes
     authority: bytes
-    fields: list[Field]
+    fields: Sequence[Field]
 
     def __repr__(self) -> str:
         return f"RequestStarted({self.stream_id} {self.method!r})"
@@ -73,7 +85,7 @@ class ResponseStarted(msgspec.Struct, frozen=True, gc=False):
     stream_id: int
     status: int
     reason: bytes
-    fields: list[Field]
+    fields: Sequence[Field]
 
     def __repr__(self) -> str:
         return f"ResponseStarted({self.stream_id} {self.status})"

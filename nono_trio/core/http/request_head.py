@@ -19,13 +19,13 @@ RFC 9112 leaves these choices open, and they are made here once:
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 from nono_trio.core.http.bad_request import BadRequest, shown_target
+from nono_trio.core.http.field_block import FieldBlock, remember, remembered
 from nono_trio.core.http.head_errors import byte_fault, fields_fault, line_fault, target_in
 from nono_trio.core.http.header_fields import connection_options
-from nono_trio.core.http.message import Field, RequestHead
+from nono_trio.core.http.message import RequestHead
 from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_LINE: Final = 8 * 1024  # bytes; RFC 9112 3 asks for 8000 at least
 MAX_HEAD: Final = 32 * 1024  # bytes; cookies and tokens of real clients stay under 16 KiB
-MAX_REMEMBERED: Final = 1024  # bytes of the fields of a request that are remembered
-MEMORY: Final = 256  # such blocks of fields; with what is made of them less than 1 MiB
 MAX_FIELDS: Final = 128  # Apache has 100; each field costs a tuple, so the count is bounded too
 
 _LINE = rb"([A-Z][A-Z-]{0,31}) ([\x21-\x7e]++) HTTP/1\.([01])"
@@ -124,18 +122,22 @@ def parse_head(raw: bytes) -> RequestHead:
     417 for an expectation other than 100-continue, 501 for a transfer coding or method that is not
     implemented, 505 for another HTTP version.
     """
-    match = _HEAD.fullmatch(raw)
+    line_end = raw.find(b"\r\n")
+    block = remembered(raw[line_end + 2 :])
+    match = None if block is None else _REQUEST_LINE.fullmatch(raw, 0, line_end)
     if match is None:
-        match = _HEAD_WITH_ODD_NAMES.fullmatch(raw)
+        match = _HEAD.fullmatch(raw)
         if match is None:
-            raise _head_fault(raw)
-        _refuse_imitations(match)
+            match = _HEAD_WITH_ODD_NAMES.fullmatch(raw)
+            if match is None:
+                raise _head_fault(raw)
+            _refuse_imitations(match)
     if match.end(3) > MAX_REQUEST_LINE:
         raise _line_too_long(raw)
     if len(raw) > MAX_HEAD:
         raise _too_large(shown_target(match[2]))
     try:
-        return _accepted(match, raw)
+        return _accepted(match, raw, block or _split(raw[match.end(3) + 2 :]))
     except BadRequest as fault:
         fault.target = shown_target(match[2])
         raise
@@ -161,49 +163,59 @@ def _refuse_imitations(match: re.Match[bytes]) -> None:
             )
 
 
-def _accepted(match: re.Match[bytes], raw: bytes) -> RequestHead:
+def _accepted(match: re.Match[bytes], raw: bytes, block: FieldBlock) -> RequestHead:
     method, target = match[1].decode("ascii"), match[2].decode("ascii")
     version: Literal["1.0", "1.1"] = "1.1" if match[3] == b"1" else "1.0"
-    block = match[4]
-    split = _split_fields if len(block) > MAX_REMEMBERED else remembered_fields
-    fields, guarded = split(block)
+    guarded = block.guarded
     if method in _ECHOING_METHODS:
         raise BadRequest(405, "TRACE and TRACK are not forwarded: they echo credentials")
-    _check_host(guarded.get(b"host"), version)
+    if version == "1.1" and b"host" not in guarded:
+        raise BadRequest(400, "the host field is missing")
+    if block.host_fault is not None:
+        raise BadRequest(400, block.host_fault)
     body, length = _framing(method, version, guarded)
     expects = _expects_continue(guarded.get(b"expect"))
     return RequestHead(
         method,
         target,
         version,
-        fields,
+        block,
         raw,
         body,
         length,
         expects and version == "1.1" and (length > 0 or body == "chunked"),
-        version == "1.1" and b"close" not in connection_options(guarded.get(b"connection", b"")),
+        version == "1.1" and not block.closes,
     )
 
 
-def _split_fields(block: bytes) -> tuple[tuple[Field, ...], dict[bytes, bytes]]:
-    """All fields in order, and by name those that the proxy reads (lists joined by commas). Nobody
-    may change them."""
-    lines = block.split(b"\r\n")
-    lines.pop()  # the empty string after the last CRLF
+def _split(raw: bytes) -> FieldBlock:
+    """Split the lines of a head, from its first field to its blank line, and remember them if they
+    may be. Raises BadRequest."""
+    lines = raw.split(b"\r\n")
+    del lines[-2:]  # the empty strings after the last field and after the blank line
     if len(lines) > MAX_FIELDS:
         raise BadRequest(431, f"the head has more than {MAX_FIELDS} fields")
-    fields, guarded = [], dict[bytes, bytes]()
+    fields, spelled, guarded = [], [], dict[bytes, bytes]()
     for line in lines:
         name, _, value = line.partition(b":")
-        name, value = name.lower(), value.strip(b" \t")
+        value = value.strip(b" \t")
+        spelled.append((name, value))
+        name = name.lower()
         fields.append((name, value))
         if name in _GUARDED:
             _guard(guarded, name, value)
-    return tuple(fields), guarded
-
-
-# A program sends the same fields with each request to a host, whatever it asks for.
-remembered_fields = lru_cache(MEMORY)(_split_fields)
+    block = FieldBlock(
+        raw,
+        tuple(fields),
+        spelled,
+        frozenset([name for name, _ in fields]),
+        guarded,
+        _host_fault(guarded.get(b"host")),
+        b"close" in connection_options(guarded.get(b"connection", b"")),
+        {},
+    )
+    remember(block)
+    return block
 
 
 def _guard(guarded: dict[bytes, bytes], name: bytes, value: bytes) -> None:
@@ -217,12 +229,10 @@ def _guard(guarded: dict[bytes, bytes], name: bytes, value: bytes) -> None:
         guarded[name] += b"," + value
 
 
-def _check_host(value: bytes | None, version: str) -> None:
-    if value is None:
-        if version == "1.1":
-            raise BadRequest(400, "the host field is missing")
-    elif not _HOST_FIELD.fullmatch(value):
-        raise BadRequest(400, "the host field is not HOST or HOST:PORT")
+def _host_fault(value: bytes | None) -> str | None:
+    if value is None or _HOST_FIELD.fullmatch(value):
+        return None
+    return "the host field is not HOST or HOST:PORT"
 
 
 def _framing(

@@ -67,9 +67,7 @@ def announced(fields: Iterable[Field]) -> tuple[Field, ...]:
 
 def takes_trailers(head: RequestHead) -> bool:
     """Return True if a request says that its sender reads trailers."""
+    options = head.block.guarded.get(b"te", b"")
     return head.version == "1.1" and any(
-        part.strip(b" \t").lower() == b"trailers"
-        for name, value in head.fields
-        if name == b"te"
-        for part in value.split(b",")
+        part.strip(b" \t").lower() == b"trailers" for part in options.split(b",")
     )

@@ -91,7 +91,10 @@ def redact_path(path: str) -> str:
     """
     bare = path.partition("#")[0]
     before, mark, query = bare.partition("?")
-    before = _PATH_USERINFO.sub(rf"\1{REDACTED}\2", before)
+    if "@" in before or "%" in before:
+        before = _PATH_USERINFO.sub(rf"\1{REDACTED}\2", before)
+    if not query:
+        return before + mark
     return before + mark + _PARAMETER.sub(_redact_parameter, query)
 
 

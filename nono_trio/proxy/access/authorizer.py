@@ -9,14 +9,17 @@ Rules of this file:
   that is denied here was never looked up.
 - The policy is asked once a request.
 - Body bytes that came with the head are checked here too: bad framing must not cost a dial.
-- In one session the decision is a function of the head's bytes, so CONNECT heads are remembered: a
-  tool sends the same head for each connection to a host, and parsing it costs a third of a denial.
+- In one session the decision is a function of the head's bytes, so heads without a body are
+  remembered: a tool sends the same head for each connection to a host, and parsing it costs a third
+  of a denial. Remembered is no head with a secret but the session's token: no query, and no field
+  that may have one (core/http/field_block.py). What is judged by path is judged each time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hmac
+from copy import copy
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias, final
 
 import msgspec
@@ -25,6 +28,7 @@ from msgspec.structs import replace
 from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.body import Body, ChunkedBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.field_block import remember
 from nono_trio.core.http.header_fields import presented_token
 from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusual_body
 from nono_trio.core.http.message import HTTP1_STREAM, BodyData, MessageEnded, body_events
@@ -148,10 +152,12 @@ class Authorizer(Protocol):
 class RequestAuthorizer:
     """Authorizes requests to the proxy itself."""
 
-    def __init__(self, policy: Policy, token: Token) -> None:
+    def __init__(self, policy: Policy, token: Token, *, has_stand_ins: bool = False) -> None:
+        """`has_stand_ins`: a path may have one, so that no head with a path is remembered."""
         self._policy = policy
         self._token = token
-        self._remembered: dict[bytes, tuple[ConnectRequest, Decision]] = {}
+        self._has_stand_ins = has_stand_ins
+        self._remembered: dict[bytes, tuple[Request, Decision]] = {}
 
     @property
     def remembered(self) -> Sequence[Decision]:
@@ -162,10 +168,11 @@ class RequestAuthorizer:
         """As `Authorizer.authorize`."""
         remembered = self._remembered.get(raw)
         if remembered is not None:
-            return *remembered, unread
+            request, decision = remembered
+            return request if type(request) is ConnectRequest else copy(request), decision, unread
         request, rest = read_request(raw, unread)
         decision = self._decide(request)
-        if type(request) is ConnectRequest and len(raw) <= MAX_REMEMBERED:
+        if decision.presented == "succeeded":  # a guess is compared each time, in constant time
             self._remember(raw, request, decision)
         return request, decision, rest
 
@@ -178,9 +185,18 @@ class RequestAuthorizer:
         """As `Authorizer.unasked`: a connection to the proxy is no attempt by itself."""
         return None
 
-    def _remember(self, raw: bytes, request: ConnectRequest, decision: Decision) -> None:
-        if decision.presented != "succeeded":
-            return  # guesses of a token are compared each time, in constant time
+    def _remember(self, raw: bytes, request: Request, decision: Decision) -> None:
+        head = request.head
+        remember(head.block, has_right_token=True)
+        if len(raw) > MAX_REMEMBERED or not head.block.has_only_token:
+            return
+        if type(request) is HttpRequest:
+            verdict = decision.verdict
+            is_judged = verdict is None or verdict.intercepted
+            may_have_secret = self._has_stand_ins or "?" in head.target
+            if head.body != "none" or is_judged or may_have_secret:
+                return
+            request = copy(request)  # the given one may be changed on its way
         if len(self._remembered) >= MEMORY:
             self._remembered.clear()
         self._remembered[raw] = (request, decision)

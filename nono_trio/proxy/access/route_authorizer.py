@@ -65,7 +65,7 @@ class RouteAuthorizer(RequestAuthorizer):
     """Authorizes requests to the proxy itself, and to its routes."""
 
     def __init__(self, policy: Policy, token: Token, routes: Sequence[HeldRoute]) -> None:
-        super().__init__(policy, token)
+        super().__init__(policy, token, has_stand_ins=True)
         self._routes = {one.route.name: one for one in routes}
 
     def authorize(self, raw: bytes, unread: bytes) -> tuple[Request, Decision, bytes]:

@@ -12,20 +12,19 @@ field reaches the next hop only, so a body that begins as a request is not sent 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from nono_trio.core.http.header_fields import end_to_end_fields
 from nono_trio.core.http.hidden_request import has_unusual_body
 from nono_trio.core.http.http1 import CLOSE
 from nono_trio.core.http.message import Field, RequestStarted
-from nono_trio.core.http.request_head import MAX_REMEMBERED, MEMORY
 from nono_trio.core.http.trailers import TE_FIELD, announced, takes_trailers
 from nono_trio.core.http.websocket import UPGRADE_FIELDS, offered_key
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nono_trio.core.http.message import BodyData, MessageEnded, RequestHead
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.upstream.proxy_chain import ProxyChain
@@ -70,12 +69,9 @@ def rewrite(
     dropped = _HOST if head.expects_continue else _HOST_AND_EXPECT
     if drops_extensions:
         dropped |= _EXTENSIONS
-    fields = []
+    fields: Sequence[Field] = head.block.end_to_end(dropped)
     if chain is not None and chain.proxy.authorization is not None:
-        fields.append((b"Proxy-Authorization", chain.proxy.authorization))
-    block = head.raw[head.raw.index(b"\r\n") + 2 :]
-    passed_on = _passed_on if len(block) > MAX_REMEMBERED else _remembered
-    fields += passed_on(block, dropped)
+        fields = [(b"Proxy-Authorization", chain.proxy.authorization), *fields]
     started = RequestStarted(
         request.stream_id,
         head.method.encode("ascii"),
@@ -94,16 +90,3 @@ def _connection(head: RequestHead, *, is_last: bool) -> tuple[Field, ...]:
         return ((CLOSE,) if is_last else ()) + names
     options = b"close, TE" if is_last else b"TE"  # RFC 9110 10.1.4: it is named as an option
     return ((b"Connection", options), TE_FIELD, *names)
-
-
-def _passed_on(block: bytes, dropped: frozenset[bytes]) -> tuple[Field, ...]:
-    """The end-to-end fields of an accepted head, whose lines after the first are `block`, as they
-    are written there."""
-    fields = []
-    for line in block.split(b"\r\n")[:-2]:
-        name, _, value = line.partition(b":")
-        fields.append((name, value.strip(b" \t")))
-    return tuple(end_to_end_fields(fields, dropped))
-
-
-_remembered = lru_cache(MEMORY)(_passed_on)

@@ -97,7 +97,7 @@ class Proxy:
             self.chain = ProxyChain(upstream_proxy, self._resolver, dialler, limits)
         self._context = ProxyContext(
             policy=policy,
-            authorizer=_authorizer(policy, Token(token), routes),
+            authorizer=_authorizer(policy, Token(token), routes, credentials),
             recorder=recorder,
             resolver=self._resolver,
             dialler=dialler,
@@ -364,9 +364,11 @@ class Proxy:
             self._readiness.close()
 
 
-def _authorizer(policy: Policy, token: Token, routes: Sequence[HeldRoute]) -> RequestAuthorizer:
+def _authorizer(
+    policy: Policy, token: Token, routes: Sequence[HeldRoute], credentials: Credentials | None
+) -> RequestAuthorizer:
     if not routes:
-        return RequestAuthorizer(policy, token)
+        return RequestAuthorizer(policy, token, has_stand_ins=credentials is not None)
     from nono_trio.proxy.access.route_authorizer import RouteAuthorizer  # late: few sessions
 
     return RouteAuthorizer(policy, token, routes)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nono_trio.core.http.bad_request import BadRequest
+from nono_trio.core.http.field_block import FieldBlock
 from nono_trio.core.http.header_fields import end_to_end_fields, presented_token
 from nono_trio.core.http.message import RequestHead
 from nono_trio.core.http.request_head import parse_head
@@ -147,7 +148,7 @@ targets = st.text(alphabet="ahtps:/.@?#\\[]%*0189-_&=\t", min_size=1, max_size=3
 
 @given(targets | targets.map("http://".__add__))
 def test_a_target_is_read_or_refused(target):
-    asked = RequestHead(method="GET", target=target, version="1.1", fields=(), raw=b"")
+    asked = RequestHead(method="GET", target=target, version="1.1", block=FieldBlock(b""), raw=b"")
     for read in (connect_target, http_target):
         try:
             found = read(asked)

@@ -7,11 +7,10 @@ tests/proxy/http/test_hostile_requests.py.
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
-from checkout import TESTS
+from hostile_heads import CASES, expand, request
 from hostile_siblings import (
     ADDRESSES,
     AUTH,
@@ -31,23 +30,8 @@ from nono_trio.core.http.target import connect_target, http_target
 from nono_trio.core.policy.network_policy import Policy
 
 TOKEN = b"t0k"
-PROXY = "127.0.0.1:3128"
 INCOMPLETE = "close"  # no head yet: the proxy waits, then closes
 POLICY = Policy.build(["allowed.test:443", "localhost-origin.test:80"])
-MACRO = re.compile(r"\{([^{}]{1,8})\*(\d+)\}", re.DOTALL)
-COLLECTION = TESTS / "data" / "hostile-inputs.json"
-CASES = [
-    case
-    for case in json.loads(COLLECTION.read_text("utf-8"))
-    # h11 and the forwarder judge chunks, the server judges time
-    if case["category"] != "timing" and not case["name"].startswith("s-chunk-")
-]
-
-
-def expand(request: str) -> bytes:
-    request = request.replace("{AUTH}", AUTH).replace("{PROXY}", PROXY)
-    request = request.replace("{CRLF*1000}", "\r\n" * 1000)
-    return MACRO.sub(lambda match: match[1] * int(match[2]), request).encode("latin-1")
 
 
 def judge(wire: bytes, resolved: list[str]) -> str:
@@ -98,11 +82,6 @@ def test_no_refusal_names_a_secret_or_a_control_character(case):
     assert AUTH.split()[1] not in shown
     assert "nono:token" not in shown
     assert "s3cr3t" not in shown
-
-
-def request(line: str, *fields: str, host: str | None = "Host: allowed.test") -> bytes:
-    lines = [line, *([host] if host else []), f"Proxy-Authorization: {AUTH}", *fields]
-    return "".join(f"{one}\r\n" for one in [*lines, ""]).encode("latin-1")
 
 
 @pytest.mark.parametrize(("target", "status"), CONNECT_TARGETS)
