@@ -4,6 +4,8 @@ Rules of this file:
 - Nothing that a client does raises out of `handle`. Only a lost audit log and cancellation do, and
   both close the socket without an answer.
 - A decision is recorded before it takes effect: `_connect` takes what `_record` returns.
+- A tunnel is the last part of a connection. It is relayed after `_serve` has returned, so an open
+  tunnel, which may be idle for hours, keeps no bytes and no frames of its request.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -32,7 +34,7 @@ from nono_trio.proxy.upstream.resolver import AddressDenied, AddressResolver
 from nono_trio.steps import become_task, in_task_unless_stepwise
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.events import ClosedBy, NetworkEvent
@@ -144,13 +146,15 @@ class UpstreamError(Exception):
 class ConnectionHandler(ABC):
     """Serves one client. `full`: the proxy has no place for it and refuses what it asks for."""
 
-    __slots__ = ("_client", "_full", "_has_recorded", "_proxy")
+    __slots__ = ("_client", "_full", "_has_recorded", "_proxy", "_relaying")
 
     def __init__(self, client: Client, proxy_context: ProxyContext, *, full: bool) -> None:
         self._client = client
         self._proxy = proxy_context
         self._full = full
         self._has_recorded = False
+        self._relaying: Coroutine[Any, Any, None] | None = None
+        """Relays the tunnel that the connection ends with."""
 
     async def handle(self) -> None:
         """Serve until one side has ended. Raises AuditLost; nothing else but cancellation leaves
@@ -169,8 +173,12 @@ class ConnectionHandler(ABC):
 
     async def _serve_or_say_busy(self) -> None:
         try:
-            with suppress(OSError, Expired):  # the client left or took too long
+            try:
                 await self._serve()
+                if self._relaying is not None:
+                    await self._relaying
+            except (OSError, Expired):
+                pass  # the client left or took too long
             await self._record_unasked()
         except AuditBusy:  # the one answer without an event: nothing was done
             with suppress(OSError, Expired):
@@ -253,7 +261,7 @@ class ConnectionHandler(ABC):
         chain = None if for_tunnel else chain
         return Upstream(transport, address, (host.name, port), name, early, chain)
 
-    async def _run_tunnel(
+    def _end_with_tunnel(
         self,
         upstream: Upstream,
         recorded: Recorded,
@@ -261,25 +269,30 @@ class ConnectionHandler(ABC):
         look: Look | None = None,
         retry: FollowsHello | None = None,
     ) -> None:
-        """Relay until an end, then close the upstream and log the flow.
+        """Have a tunnel relayed once `_serve` has returned, which must do so without a wait.
 
         `greeting` is sent to the client first. `look` runs before the relay and may end the tunnel.
         `retry` follows a TLS handshake: a second hello for another host than the first is refused.
         Raw bytes are followed for a hello that asks for an intercepted host.
         """
-        start = self._start_flow(upstream, recorded)
         if retry is None and self._proxy.interception is not None:
             retry = HelloGuard(self._proxy.policy)
-        tunnel = Tunnel(self._client, upstream.transport, self._proxy.buffer, upstream.early)
+        tunnel = Tunnel(
+            self._client, upstream.transport, self._proxy.buffer, upstream.early, look, retry
+        )
+        self._relaying = self._run_tunnel(tunnel, self._start_flow(upstream, recorded), greeting)
+
+    async def _run_tunnel(self, tunnel: Tunnel, start: FlowStart, greeting: bytes) -> None:
+        """Relay until an end, then close the upstream and log the flow."""
         try:
-            await tunnel.carry(self._proxy.limits, greeting, look, retry)
+            await tunnel.carry(self._proxy.limits, greeting)
         except (BadHello, OtherHello) as fault:
             # In the middle of a handshake any bytes of ours could be taken for the server's.
             with suppress(AuditBusy):  # the reset says it as well
-                await self._record(second_hello(recorded.decision, fault))
+                await self._record(second_hello(start.recorded.decision, fault))
             self._client.transport.reset()
         finally:
-            upstream.transport.close()
+            tunnel.up.sink.close()
             self._log(start, tunnel.up.moved, tunnel.down.moved, tunnel.closed_by)
 
     async def _connect_tls(

@@ -105,15 +105,15 @@ class RawTunnel(ConnectionHandler):
         return None if refusal is None else self._about(refusal)
 
     async def _pass(self, decision: Decision) -> Decision:
-        """Record an allowed decision, connect and relay; returns the decision that holds at the
-        end, which refuses a host that is out of reach."""
+        """Record an allowed decision, connect and relay; returns the decision that holds then,
+        which refuses a host that is out of reach."""
         self._client.deadline = math.inf
         recorded = await self._record(decision)
         try:
             upstream = await self._connect(recorded)
         except UpstreamError as found:
             return decision.refused(found.refusal)
-        await self._run_tunnel(upstream, recorded, b"", retry=self._retry)
+        self._end_with_tunnel(upstream, recorded, b"", retry=self._retry)
         return decision
 
     async def _answer(self, refusal: Refusal) -> None:

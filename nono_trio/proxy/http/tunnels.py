@@ -122,7 +122,7 @@ class TunnelHandler(ConnectionHandler):
         """Answer a CONNECT and relay; returns True if requests follow, which are its tunnel's."""
         self._forget_spare()
         if spoken == "anything":
-            await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED)
+            self._end_with_tunnel(upstream, recorded, error_response.ESTABLISHED)
             return False
         self._is_established = True
         decision, policy = recorded.decision, self._proxy.policy
@@ -132,7 +132,7 @@ class TunnelHandler(ConnectionHandler):
             return await self._open_http(TransparentAuthorizer(policy, *about), upstream)
         retry = HelloRetry()
         look = partial(self._look_at_hello, HelloAuthorizer(policy, *about), upstream, retry)
-        await self._run_tunnel(upstream, recorded, error_response.ESTABLISHED, look, retry)
+        self._end_with_tunnel(upstream, recorded, error_response.ESTABLISHED, look, retry)
         return False
 
     async def _look_at_hello(
@@ -234,7 +234,7 @@ class TunnelHandler(ConnectionHandler):
             return await self._reset(recorded.decision.refused(found.refusal))
         retry = HelloRetry()
         retry.first = hello
-        await self._run_tunnel(upstream, recorded, b"", retry=retry)
+        self._end_with_tunnel(upstream, recorded, b"", retry=retry)
         return False
 
     async def _first_byte(self) -> bool:

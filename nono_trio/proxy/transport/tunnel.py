@@ -6,7 +6,7 @@ TLS hello is not lost.
 
 from __future__ import annotations
 
-from functools import partial
+import math
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from nono_trio.core.net.client_hello import BadHello
@@ -39,41 +39,48 @@ class FollowsHello(Protocol):
 class Tunnel(Relay):
     """One tunnel between a client and an upstream, in the client's coroutine."""
 
-    __slots__ = ("_client", "_left_over")
+    __slots__ = ("_client", "_idle", "_left_over", "_look")
 
     def __init__(
-        self, client: Client, upstream: Transport, buffer: RelayBuffer, left_over: bytes = b""
+        self,
+        client: Client,
+        upstream: Transport,
+        buffer: RelayBuffer,
+        left_over: bytes = b"",
+        look: Look | None = None,
+        retry: FollowsHello | None = None,
     ) -> None:
+        """`look` runs before the relay and may end the tunnel. `retry` follows the TLS handshake.
+        Neither is held for longer than it is needed."""
         super().__init__(client.transport, upstream, buffer)
         self._client = client
         self._left_over = left_over
+        self._look = look
+        self._idle = math.inf
+        if retry is not None:
+            self.up.look, self.down.look = retry.client_says, retry.server_says
 
     async def carry(
         self,
         limits: ProxyLimits,
         greeting: bytes,
-        look: Look | None = None,
-        retry: FollowsHello | None = None,
         pause: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Send the greeting, if any, and relay until both directions have ended, a side broke or
-        the tunnel was idle too long. `look` runs before the relay and may end the tunnel. If
-        cancelled, both transports are left to the caller.
+        the tunnel was idle too long. If cancelled, both transports are left to the caller.
 
-        `retry` follows the TLS handshake: raises OtherHello and BadHello for a hello that must not
-        be there. `pause` waits until a side is ready; the client's own unless given. Raises what it
-        and a sieve raise.
+        Raises OtherHello and BadHello for a hello that must not be there. `pause` waits until a
+        side is ready; the client's own unless given. Raises what it and a sieve raise.
         """
+        self._idle = limits.idle
         try:
             if greeting:
                 await self._client.send(greeting)
-            if look is not None and (ended := await look()) is not None:
+            if self._look is not None and (ended := await self._look_first()) is not None:
                 self.closed_by = ended
                 return
-            if retry is not None:
-                self.up.look, self.down.look = retry.client_says, retry.server_says
             self._hold_early()
-            await self.run(pause or partial(self._client.pause, limits.idle))
+            await self.run(pause or self._pause)
         except (OtherHello, BadHello):
             self.closed_by = "error"
             raise
@@ -84,10 +91,18 @@ class Tunnel(Relay):
         finally:
             self.release()
 
+    async def _look_first(self) -> ClosedBy | None:
+        look, self._look = self._look, None
+        return None if look is None else await look()
+
+    def _pause(self) -> Awaitable[None]:
+        return self._client.pause(self._idle)
+
     def _hold_early(self) -> None:
         """Have the bytes that were already read sent first."""
         if self._left_over:
             self.down.hold(self._left_over)
+            self._left_over = b""
         if self._client.unread:
             self.up.hold(self._client.unread)
             self._client.unread = b""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
+import tracemalloc
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -190,3 +193,34 @@ async def test_a_name_of_the_proxy_itself_is_found_out_by_its_address():
         assert answer.status == 403
         assert b"itself" in answer.body
         assert [event.decision for event in proxy.recorder.events] == ["allow", "deny"]
+
+
+async def test_an_open_tunnel_takes_5_kib_at_most():
+    """Its request has ended: of the head, 1 KiB here, and of the decision nothing is kept."""
+    count = 64
+
+    def taken() -> int:
+        gc.collect()
+        ours = tracemalloc.Filter(True, "*/nono_trio/*")
+        snapshot = tracemalloc.take_snapshot().filter_traces([ours])
+        return sum(trace.size for trace in snapshot.traces)
+
+    async with serving(echo) as origin, running(LOOPBACK) as proxy, AsyncExitStack() as stack:
+
+        async def opened(number: int) -> None:
+            wire = await stack.enter_async_context(proxy.client())
+            about = f"User-Agent: {number:01024}"
+            answer = await wire.exchange(connect(f"127.0.0.1:{origin.port}", about), "CONNECT")
+            assert answer is not None
+            assert answer.status == 200
+
+        await opened(0)  # what the first one imports and keeps for all
+        tracemalloc.start()
+        try:
+            before = taken()
+            for number in range(1, count + 1):
+                await opened(number)
+            each = (taken() - before) / count
+            assert each <= 5 * 1024
+        finally:
+            tracemalloc.stop()
