@@ -39,6 +39,12 @@ def output_is_open() -> bool:
     return True
 
 
+def require_reader() -> None:
+    """Raise BrokenPipeError if the reader of stdout has gone: what was found is not the whole."""
+    if not output_is_open():
+        raise BrokenPipeError
+
+
 def _nothing() -> None:
     pass
 

@@ -74,7 +74,7 @@ def hosts(
     """
     from nono_trio.audit.search.hosts_seen import hosts_seen
     from nono_trio.audit.search.searched_sessions import SearchReport
-    from nono_trio.cli.pager import output_is_open, paged
+    from nono_trio.cli.pager import output_is_open, paged, require_reader
     from nono_trio.cli.waiting import Waiting
 
     query = make_query(host, since=since, until=until)
@@ -83,6 +83,7 @@ def hosts(
     report = SearchReport()
     with Waiting("reading the sessions"):
         seen = hosts_seen(Path(root), query, report, sessions=chosen, goes_on=output_is_open)
+    require_reader()
     rows = [row for row in seen.by_weight() if decision is None or _has(row, decision)]
     if as_json:
         print_json(_answer(seen, rows, report.searched))

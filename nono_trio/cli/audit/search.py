@@ -83,7 +83,7 @@ def search(
     """
     from nono_trio.audit.search.search import search as search_sessions
     from nono_trio.audit.search.searched_sessions import SearchReport
-    from nono_trio.cli.pager import output_is_open, paged
+    from nono_trio.cli.pager import output_is_open, paged, require_reader
     from nono_trio.cli.waiting import Waiting
 
     query = make_query(host, path, program, decision, since, until)
@@ -106,6 +106,7 @@ def search(
         for match in wait.over(results):
             found += 1
             show(match)
+        require_reader()
     sys.stdout.flush()
     note_missing(report, chosen)
     raise SystemExit(tell_report(report, root, found))

@@ -169,6 +169,19 @@ def test_a_reader_that_has_enough_ends_it(root, tmp_path):
     assert done.stderr == "code 141\n"
 
 
+@pytest.mark.parametrize("command", ["search", "hosts"])
+def test_a_reader_that_has_gone_is_not_told_that_there_is_nothing(root, tmp_path, command):
+    made.build(root)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [NONO_TRIO, "audit", command], stdout=write, stderr=subprocess.PIPE, timeout=RUN_SECONDS,
+        env={**os.environ, "NONO_TRIO_STATE_DIR": str(tmp_path)}, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_closed_pipe_is_seen_between_sessions(monkeypatch):
     read, write = os.pipe()
     with os.fdopen(write, "w") as pipe:
