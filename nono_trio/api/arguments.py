@@ -70,7 +70,7 @@ def required_keys(public_keys: bytes) -> PublicKeys:
         return parse_public_keys(public_keys)
     except ValueError as error:
         raise UsageError(
-            f"public_keys: {error}", hint="nono-trio keys export > audit-key.pem makes them"
+            f"public_keys: {error}", hint="`nono-trio keys export > audit-key.pem` makes them"
         ) from error
 
 

@@ -25,7 +25,7 @@ from nono_trio.cli.text import clean, counted, shorten
 from nono_trio.config import profiles
 from nono_trio.config.user_paths import profile_directory
 from nono_trio.core.late import late_pattern
-from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError
+from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError, path_hint
 from nono_trio.posix.owner import as_owner_of_path
 
 if TYPE_CHECKING:
@@ -217,11 +217,19 @@ def _write_new(path: Path, text: str, *, make_directory: bool) -> None:
         with as_owner_of_path(path):
             if make_directory:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
+            made = path.open("x", encoding="utf-8")
+            try:
+                with made:
+                    made.write(text)
+            except OSError:  # the disk is full
+                path.unlink(missing_ok=True)
+                raise
     except FileExistsError:
         raise UsageError(
             f"{path} is there already", hint="edit it, or choose another name"
         ) from None
     except OSError as error:
-        raise UsageError(f"{path} can't be written: {error.strerror or error}") from error
+        raise UsageError(
+            f"{path} can't be written: {error.strerror or error}",
+            hint=path_hint(path.parent, error, "its directory"),
+        ) from error

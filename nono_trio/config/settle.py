@@ -142,7 +142,7 @@ def _witnesses(values: Mapping[str, Any]) -> Sequence[str]:
         if values[name] and values["audit_sign_key"] is None:
             raise UsageError(
                 f"{flag_of(name)} needs --audit-sign-key: it gets signed checkpoints",
-                hint="nono-trio keys generate, and --audit-sign-key default",
+                hint="`nono-trio keys generate` makes one, for --audit-sign-key default",
             )
     found: Sequence[str] = values["witness"]
     return found

@@ -39,6 +39,22 @@ def test_an_output_without_room_is_one_sentence(sessions, command):
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("profile init mine", "mine.toml can't be written"),
+        ("audit ship --all --to ./x", "progress"),
+    ],
+)
+def test_a_disk_without_room_is_named_and_nothing_half_stays(sessions, command, message):
+    done = shell(sessions, f"ulimit -f 0; nono-trio {command}")
+    assert done.returncode == 2
+    *_, error, hint = done.stderr.decode().splitlines()
+    assert message in error
+    assert hint.startswith("hint: look at it")
+    assert not [*sessions.home.rglob("mine.toml")]
+
+
 def test_a_proxy_that_nobody_can_find_does_not_stay(sessions):
     done = shell(sessions, "nono-trio proxy >/dev/full")
     assert done.returncode == 2

@@ -63,15 +63,11 @@ class Cursor:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the destination for this process; raises UsageError if another one has it, or if no
-        progress can be kept, and OSError."""
+        progress can be kept."""
         try:
             lock = self._open()
         except OSError as error:
-            state_root = self._directory.parent.parent
-            raise UsageError(
-                f"the progress can't be kept in {self._directory}: {error.strerror or error}",
-                hint=path_hint(state_root, error),
-            ) from error
+            raise self._not_kept(error) from error
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,9 +76,10 @@ class Cursor:
                     f"another process ships to {self._destination.to} already",
                     hint=f"look for it: fuser -v {self._directory / _LOCK}",
                 ) from None
-            store.replace_file(
-                self._directory, _DESTINATION, _encoder.encode(self._destination) + b"\n"
-            )
+            try:
+                self._replace(_DESTINATION, self._destination)
+            except OSError as error:
+                raise self._not_kept(error) from error
             yield
         finally:
             os.close(lock)
@@ -103,7 +100,7 @@ class Cursor:
 
     def save(self, session_id: str, sent: Sent) -> None:
         """Replace a session's file, durably; raises OSError."""
-        store.replace_file(self._directory, session_id + _SUFFIX, _encoder.encode(sent) + b"\n")
+        self._replace(session_id + _SUFFIX, sent)
 
     def known(self) -> list[str]:
         """Return the sessions that have a file."""
@@ -115,6 +112,15 @@ class Cursor:
         """Remove a session's file, as far as possible."""
         with suppress(OSError), as_owner_of_path(self._directory):
             self._path(session_id).unlink()
+
+    def _replace(self, name: str, content: Sent | _Destination) -> None:
+        store.replace_file(self._directory, name, _encoder.encode(content) + b"\n")
+
+    def _not_kept(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"the progress can't be kept in {self._directory}: {error.strerror or error}",
+            hint=path_hint(self._directory.parent.parent, error),
+        )
 
     def _path(self, session_id: str) -> Path:
         return self._directory / (session_id + _SUFFIX)

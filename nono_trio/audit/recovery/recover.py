@@ -54,7 +54,7 @@ from nono_trio.core.log.session_json import (
     completed_at,
     session_digest,
 )
-from nono_trio.errors import JSON_SCHEMA, AuditLost, LogUnreadable
+from nono_trio.errors import JSON_SCHEMA, AuditLost, LogUnreadable, path_hint
 from nono_trio.posix.clock import unix_ms
 from nono_trio.posix.disk_sync import forget_cached, sync_directory
 
@@ -130,7 +130,7 @@ def recover(
     except BlockingIOError:
         answer.outcome, answer.reason = "running", _holder(directory)
     except LogUnreadable as error:
-        answer.outcome, answer.reason = "unreadable", error.message
+        answer.outcome, answer.reason, answer.hint = "unreadable", error.message, error.hint
     except AuditLost as error:
         answer.outcome, answer.reason, answer.hint = "failed", error.message, error.hint
     except OSError as error:
@@ -154,7 +154,9 @@ def _held(directory: Path) -> Iterator[None]:
     try:
         descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
-        raise LogUnreadable(f"{log} can't be opened: {error.strerror or error}") from error
+        raise LogUnreadable(
+            f"{log} can't be opened: {error.strerror or error}", hint=path_hint(log, error)
+        ) from error
     try:
         lock(descriptor)
         for name in _JUDGED:

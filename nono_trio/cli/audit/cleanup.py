@@ -45,7 +45,9 @@ _STAY = {"running": "stays: it runs", "tampered": "stays, as evidence", "failed"
     metavar="SIZE",
     help="Remove the oldest until the rest takes at most that much of the disk (500M, 10G).",
 )
-@click.option("--dry-run", is_flag=True, help="Only show what would go.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only show what would go; records are not verified for it."
+)
 @json_option
 @audit_dir_option
 def cleanup(

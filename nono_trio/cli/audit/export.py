@@ -80,6 +80,8 @@ def export(
         )
         if isinstance(directories, list):
             waiting.expect(len(directories))
+            if not directories:
+                say(f"no session in {location}")
         errors = _export_all(exporter.export, directories, waiting)
     if not every and errors:
         raise errors[0]

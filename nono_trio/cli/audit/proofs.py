@@ -264,7 +264,16 @@ def _head(root: Path, named: str) -> SignedHead:
         if ledger_proofs.is_checkpoints_file(Path(named)):
             return ledger_proofs.last_head(Path(named))
         return proofs.read_head(Path(named))
-    return proofs.last_signed_head(session_directory(root, named))
+    try:
+        directory = session_directory(root, named)
+    except LogUnreadable as error:
+        if error.__cause__ is not None:  # the sessions can't be listed
+            raise
+        raise LogUnreadable(
+            f"expected a session or a file with a signed checkpoint, got {named!a}, which is none",
+            hint="keep a copy of a session's checkpoints.ndjson, or of ledger-checkpoints.ndjson",
+        ) from None
+    return proofs.last_signed_head(directory)
 
 
 def _later(root: Path, named: str) -> tuple[SignedHead, Path | None]:

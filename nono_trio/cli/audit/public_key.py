@@ -35,5 +35,5 @@ def read_public_keys(path: str) -> PublicKeys:
         raise unreadable(FLAG, path, error) from error
     except ValueError as error:
         raise UsageError(
-            f"{FLAG}: {path}: {error}", hint="nono-trio keys export > audit-key.pem makes it"
+            f"{FLAG}: {path}: {error}", hint="`nono-trio keys export > audit-key.pem` makes it"
         ) from error

@@ -116,4 +116,4 @@ def _hint(answer: Recovery) -> str | None:
         return f"`nono-trio stop {name}` ends it"
     if answer.outcome == "failed":
         return answer.hint or "when the cause is gone, recover it again: nothing was lost"
-    return None
+    return answer.hint

@@ -83,8 +83,8 @@ def verification_hint(answer: Verification) -> str | None:
     name = answer.session_id or answer.path
     if "://" in answer.path:  # on another machine; its notes say more
         return None
-    if answer.verdict in ("crashed", "open") and os.path.isfile(answer.path):
-        return None  # an archive: there is nothing here to seal or to wait for
+    if answer.verdict in ("crashed", "open", "unreadable") and os.path.isfile(answer.path):
+        return None  # an archive, or another file: there is nothing here to seal or to wait for
     if answer.verdict == "crashed" and answer.session_id is not None and not answer.sealed:
         from nono_trio.audit.recovery.recover_command import recover_command  # late: rare
 

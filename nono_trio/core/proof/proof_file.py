@@ -53,7 +53,9 @@ def parse_proof(data: bytes) -> ProofFile:
     head, separator, checkpoint = data.partition(b"\n\n")
     if not separator or not 0 < len(checkpoint) <= MAX_NOTE:
         raise ValueError("expected a proof, an empty line, and a signed checkpoint")
-    first, *lines = head.decode("ascii").split("\n")
+    if not head.isascii():
+        raise ValueError("expected a proof, got bytes that are not ASCII")
+    first, *lines = head.decode().split("\n")
     if first != FIRST_LINE:
         raise ValueError(f"expected {FIRST_LINE} as the first line")
     extra = None

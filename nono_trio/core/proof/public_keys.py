@@ -52,7 +52,9 @@ def parse_public_keys(data: bytes) -> PublicKeys:
     """Return the pair in a file that `keys export` wrote; raises ValueError."""
     if len(data) > MAX_PEM:
         raise ValueError(f"expected at most {MAX_PEM} bytes")
-    text = data.decode("ascii")
+    if not data.isascii():
+        raise ValueError("expected public keys in PEM, got bytes that are not ASCII")
+    text = data.decode()
     blocks = re.findall(f"{_BEGIN}\n([A-Za-z0-9+/=\n]*){_END}", text.replace("\r\n", "\n"))
     return public_keys([base64_text.decode(block.replace("\n", "")) for block in blocks])
 

@@ -208,7 +208,7 @@ class Homes:
                 entry = root.take(whole)
                 if entry is None:
                     raise UsageError(
-                        f"home {whole} is in use by a session", hint="nono-trio ps shows which"
+                        f"home {whole} is in use by a session", hint="`nono-trio ps` shows which"
                     )
                 with contextlib.closing(entry):
                     key = entry.key_of_tokens()

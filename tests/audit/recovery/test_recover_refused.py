@@ -136,6 +136,7 @@ def test_a_missing_file_is_no_crash_to_seal(root, name):
     answer = recover(directory)
     assert (answer.outcome, answer.exit_code) == ("unreadable", 2)
     assert name in answer.reason
+    assert name in answer.hint
 
 
 def test_a_session_of_upstream_is_left_alone(root):

@@ -25,6 +25,7 @@ def places(run, tmp_path, monkeypatch):
     monkeypatch.chdir(work)
     (work / "key.pem").write_text(KEY.public.pem())
     (work / "empty").touch()
+    (work / "page").write_text("c2sp.org/tlog-proof@v1\n\u2026\n\nx")
     shutil.copy(session / store.CHECKPOINTS, work / "kept.ndjson")
     assert run("audit", "prove", signed.ID, 1, "-o", "good")[0] == 0
     (work / "cut").write_bytes((work / "good").read_bytes()[:-20])
@@ -40,6 +41,17 @@ WRONG = {
     "no place": (f"prove {signed.ID} 1 -o /none/proof", "can't be written", "ls -ld /none"),
     "no proof": ("check-proof none --public-key-file key.pem", "can't be read", "ls -ld none"),
     "cut": ("check-proof cut --public-key-file key.pem", "tlog-proof file", "audit prove"),
+    "no text in PEM": (
+        "check-proof good --public-key-file page",
+        "page: expected public keys in PEM, got bytes that are not ASCII",
+        "nono-trio keys export > audit-key.pem",
+    ),
+    "no text in a proof": (
+        "check-proof page --public-key-file key.pem",
+        "expected a tlog-proof file: expected a proof, got bytes that are not ASCII",
+        "audit prove",
+    ),
+    "no kept file": (f"consistency none {signed.ID}", "a signed checkpoint", "keep a copy"),
     "empty": (f"consistency empty {signed.ID}", "signed checkpoint in empty", "keep a copy"),
     "the other log": (
         "consistency kept.ndjson ledger",
