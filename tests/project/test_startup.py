@@ -286,6 +286,29 @@ def test_every_variable_of_the_list_is_known(monkeypatch, tmp_path):
         assert next(iter(named_directories.named_paths(began))).path == f"{tmp_path}/x"
 
 
+# -- Ctrl-C at the start --------------------------------------------------------------------------
+
+INTERRUPTED = """
+import signal, sys
+def interrupt(event, arguments):
+    if event == "import" and arguments[0] == "click":
+        signal.raise_signal(signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.addaudithook(interrupt)
+from nono_trio.entry import main
+sys.argv = ["nono-trio", "ps"]
+main()
+"""
+
+
+def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback():
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", INTERRUPTED],
+        capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 # -- no code is loaded once the command runs ------------------------------------------------------
 
 LATE = """
