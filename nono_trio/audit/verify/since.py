@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.read.records import is_zeros, lines, link_at
-from nono_trio.audit.store import CHECKPOINTS, place_name
+from nono_trio.audit.store import CHECKPOINTS, FLOWS, place_name
 from nono_trio.audit.stored_session import FirstBad
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify import seal_check as seal
@@ -182,7 +182,7 @@ class _Check:
 
 
 def _answer(evidence: Evidence, since: Checkpoint, check: _Check) -> Verification:
-    metadata, directory = evidence.metadata, evidence.directory
+    directory = evidence.directory
     answer = Verification(
         verdict="consistent",
         path=str(directory),
@@ -193,13 +193,6 @@ def _answer(evidence: Evidence, since: Checkpoint, check: _Check) -> Verificatio
         checkpoints=check.cursor.seen() if check.cursor else CheckpointsSeen(matches=False),
         first_bad=check.first_bad,
     )
-    integrity = metadata.audit_integrity if metadata is not None else None
-    if answer.first_bad is None and evidence.sealed and integrity is not None:
-        said = (integrity.event_count, integrity.chain_head)
-        if said != (check.chain.count, answer.chain_head):
-            answer.first_bad = FirstBad(
-                failure=HEAD_MISMATCH, expected=f"{said}", got=f"{answer.chain_head}"
-            )
     if answer.first_bad is None and evidence.sealed:
         answer.first_bad = _end_fault(evidence, check)
     if answer.first_bad is None and directory is not None:
@@ -228,12 +221,19 @@ def _hashed(first: int, count: int) -> str:
 
 
 def _end_fault(evidence: Evidence, check: _Check) -> FirstBad | None:
-    """Return the first fault of a seal's checkpoints: the last is final, and nothing follows it."""
-    last = check.cursor.last if check.cursor is not None else None
+    """Return the first fault of a seal: the last checkpoint is final, and nothing follows it;
+    it has the root of session.json and the digest of the flows, and session.json the log's end."""
+    last, metadata = check.cursor.last if check.cursor is not None else None, evidence.metadata
     fault = seal.check_final_checkpoint(last, evidence.log_size)
-    if fault is not None or last is None or evidence.metadata is None:
+    if fault is not None or last is None or metadata is None:
         return fault
-    return seal.check_lost(evidence.metadata, last) or checkpoints_end_fault(evidence, check.cursor)
+    chain = check.chain
+    return (
+        seal.check_integrity(metadata, chain.count, _hex(chain.head), last.merkle_root)
+        or seal.check_flows(last, evidence.beside(FLOWS))
+        or seal.check_lost(metadata, last)
+        or checkpoints_end_fault(evidence, check.cursor)
+    )
 
 
 def _state(checkpoint: Checkpoint) -> tuple[int, str | None, str]:

@@ -45,6 +45,10 @@ def edit_log(session, place, old, new):
     log.write_bytes(b"".join(lines))
 
 
+def other_hash(mark, key):
+    return mark.replace(json.loads(mark)[key].encode(), b"0" * 64)
+
+
 def test_a_log_that_goes_on_is_consistent(session, kept):
     answer = judged(session, kept)
     assert (answer.verdict, answer.exit_code, answer.first_bad) == ("consistent", 0, None)
@@ -170,6 +174,14 @@ def test_a_hole_before_a_checkpoint_or_in_a_seal_is_none(tmp_path, session, kept
         (
             lambda marks: b"".join(marks).replace(b'"final":true', b'"final":false'),
             "final checkpoint missing",
+        ),
+        (
+            lambda marks: b"".join(marks[:-1]) + other_hash(marks[-1], "merkle_root"),
+            "Merkle root mismatch",
+        ),
+        (
+            lambda marks: b"".join(marks[:-1]) + other_hash(marks[-1], "flows_sha256"),
+            "flows mismatch",
         ),
     ],
 )
