@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 AHEAD: Final = 2  # parts that a worker has at a time, so that it never waits for the next
 # A part takes milliseconds; a disk that is asleep or a machine that is full takes longer.
-ANSWER_SECONDS: Final = 120.0
+ANSWER_SECONDS: Final = 60.0
 
 _LENGTH: Final = struct.Struct("!I")
 _LOG: Final = b"L"  # the first message: the descriptor of the log comes with it
@@ -127,9 +127,12 @@ class Workers:
     def receive(self, *, wait: bool) -> None:
         """Take the answers that have arrived; with `wait`, at least some bytes of one.
 
-        Raises WorkerLost, also after ANSWER_SECONDS without any.
+        Raises WorkerLost, also after twice ANSWER_SECONDS without any: the time runs on while
+        Ctrl-Z stops all processes, so the first wait may end before a worker can go on.
         """
-        ready = {descriptor for descriptor, _ in self._poll.poll(ANSWER_SECONDS * 1000 * wait)}
+        milliseconds = ANSWER_SECONDS * 1000 * wait
+        events = self._poll.poll(milliseconds) or self._poll.poll(milliseconds)
+        ready = {descriptor for descriptor, _ in events}
         if wait and not ready:
             raise _lost()
         for worker in self.all:

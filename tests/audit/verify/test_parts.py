@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 from contextlib import ExitStack
@@ -393,6 +394,25 @@ def test_a_worker_that_has_not_started_yet_is_not_waited_for(built, monkeypatch,
     for pid in started:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_workers_may_be_stopped_for_longer_than_an_answer_takes(built, monkeypatch):
+    """The time of a wait runs on after Ctrl-Z: at `fg` it was over, and there was no verdict."""
+    waits = []
+
+    class PollOfStopped:
+        def __init__(self):
+            self._poll = poll()
+            self.register = self._poll.register
+
+        def poll(self, milliseconds):
+            waits.append(milliseconds)
+            return [] if waits.count(milliseconds) == 1 else self._poll.poll(milliseconds)
+
+    poll = select.poll
+    monkeypatch.setattr(select, "poll", PollOfStopped)
+    assert verify(built / "sealed" / "0123456789abcdef", jobs=2).verdict == "verified"
+    assert max(waits) > 0
 
 
 def test_without_room_for_a_process_one_does_the_work(built, monkeypatch):
