@@ -1,7 +1,7 @@
-"""The field lines of an accepted request head, as one block: split, and as they go on.
+"""The field lines of an accepted head, as one block: split, and as they go on.
 
-A program sends the same fields with each request to a host, whatever it asks for. So blocks are
-remembered, with what is made of them.
+A program sends the same fields with each request to a host, whatever it asks for, and a server may
+answer with the same ones. So blocks are remembered, with what is made of them.
 
 Rules of this file:
 - Only an accepted block is remembered, and nothing of it depends on a request line or on time.
@@ -12,19 +12,22 @@ Rules of this file:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 import msgspec
 
 from nono_trio.core.http.header_fields import end_to_end_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from nono_trio.core.http.message import Field
 
+_Block = TypeVar("_Block")
+
 MAX_REMEMBERED: Final = 1024  # bytes of a block that is remembered
 MEMORY: Final = 256  # such blocks; with what is made of them less than 1 MiB
+MOST_SEEN: Final = 1024  # hashes of blocks that have come once
 
 # Without those that name the user, and without opaque values that a server has chosen (ETags).
 _HARMLESS: Final = frozenset(
@@ -58,7 +61,7 @@ class WrittenFields(tuple["Field", ...]):
 
 def written_lines(fields: Iterable[Field]) -> bytes:
     """Return the lines of fields, as HTTP/1.1 sends them."""
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
+    return b"\r\n".join([*map(b": ".join, fields), b""])
 
 
 @final
@@ -66,9 +69,8 @@ class FieldBlock(msgspec.Struct, frozen=True, gc=False):
     """The fields of one head, in their order, with lower-case names.
 
     `raw` are their lines with the blank one. `spelled` are the fields with the names of the wire.
-    `guarded` has those that the proxy reads, lists joined
-    by commas. `host_fault`: the reason if Host is malformed. They may carry secrets, so `repr`
-    shows none. Nobody may change them.
+    `guarded` has those that the proxy reads, lists joined by commas. `host_fault`: the reason if
+    Host is malformed. They may carry secrets, so `repr` shows none. Nobody may change them.
     """
 
     raw: bytes
@@ -98,29 +100,45 @@ class FieldBlock(msgspec.Struct, frozen=True, gc=False):
         return f"FieldBlock({len(self.fields)} fields)"
 
 
-_remembered: dict[bytes, FieldBlock] = {}
+class BlockMemory(Generic[_Block]):
+    """Blocks that have come at least twice, by their exact lines with the blank one.
+
+    What comes once (another date, another length) costs little, and puts nothing else out.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[bytes, _Block] = {}
+        self._seen: set[int] = set()
+        self.find = self._blocks.get
+        """Return the block with exactly these lines; None if it is not remembered."""
+
+    def keep(self, raw: bytes, block: _Block) -> None:
+        """Remember a block that can have no secret, if it has come before."""
+        if len(raw) > MAX_REMEMBERED:
+            return
+        seen = hash(raw)
+        if seen not in self._seen:
+            if len(self._seen) >= MOST_SEEN:
+                self._seen.clear()
+            self._seen.add(seen)
+        elif raw not in self._blocks:
+            if len(self._blocks) >= MEMORY:  # all at once, since others choose them
+                self._blocks.clear()
+            self._blocks[raw] = block
+
+    def forget_all(self) -> None:
+        """Forget all blocks."""
+        self._blocks.clear()
+        self._seen.clear()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._blocks)
 
 
-def remembered(raw: bytes) -> FieldBlock | None:
-    """Return the block with exactly these lines, if it is remembered."""
-    return _remembered.get(raw)
+requests: Final[BlockMemory[FieldBlock]] = BlockMemory()
 
 
 def remember(block: FieldBlock, *, has_right_token: bool = False) -> None:
-    """Remember a block if it may be. `has_right_token`: the token in it is the session's."""
-    if len(block.raw) > MAX_REMEMBERED or block.raw in _remembered:
-        return
+    """Remember a block of a request if it may be. `has_right_token`: its token is the session's."""
     if block.names <= (_HARMLESS_OR_TOKEN if has_right_token else _HARMLESS):
-        if len(_remembered) >= MEMORY:  # all at once, since the child chooses them
-            _remembered.clear()
-        _remembered[block.raw] = block
-
-
-def forget_all() -> None:
-    """Forget all blocks."""
-    _remembered.clear()
-
-
-def remembered_blocks() -> list[FieldBlock]:
-    """Return the blocks that are remembered."""
-    return [*_remembered.values()]
+        requests.keep(block.raw, block)

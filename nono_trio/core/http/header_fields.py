@@ -62,15 +62,29 @@ def end_to_end_fields(
     Upgrade and HTTP2-Settings, and the fields in `dropped` (lower case). The fields in _KEPT stay
     even if Connection names them. Names may be in any case and keep it.
     """
-    fields, named = [], set[bytes]()
-    for field in head_fields:
-        name = field[0].lower()
-        if name == b"connection":
-            named.update(connection_options(field[1]))
-        elif name not in _HOP_BY_HOP and name not in dropped and not name.startswith(b"proxy-"):
+    fields = [*head_fields]
+    return passed_fields(fields, [name.lower() for name, _ in fields], dropped)
+
+
+def passed_fields(
+    head_fields: list[Field], lowered: list[bytes], dropped: frozenset[bytes] = frozenset()
+) -> list[Field]:
+    """As `end_to_end_fields`; `lowered` are the names in lower case."""
+    is_plain = not dropped and _HOP_BY_HOP.isdisjoint(lowered)  # as many responses are
+    if is_plain and b",proxy-" not in b",".join([b"", *lowered]):
+        return head_fields
+    fields, names, named = [], [], set[bytes]()
+    for field, name in zip(head_fields, lowered, strict=True):
+        if name in _HOP_BY_HOP:
+            if name == b"connection":
+                named.update(connection_options(field[1]))
+        elif name not in dropped and not name.startswith(b"proxy-"):
             fields.append(field)
+            names.append(name)
     named -= _KEPT
-    return [field for field in fields if field[0].lower() not in named] if named else fields
+    if named.isdisjoint(names):
+        return fields
+    return [field for field, name in zip(fields, names, strict=True) if name not in named]
 
 
 def end_to_end_trailers(

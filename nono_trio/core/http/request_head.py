@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from nono_trio.core.http.bad_request import BadRequest, shown_target
-from nono_trio.core.http.field_block import FieldBlock, remember, remembered
+from nono_trio.core.http.field_block import FieldBlock, remember, requests
 from nono_trio.core.http.head_errors import byte_fault, fields_fault, line_fault, target_in
 from nono_trio.core.http.header_fields import connection_options
 from nono_trio.core.http.message import RequestHead
@@ -123,7 +123,7 @@ def parse_head(raw: bytes) -> RequestHead:
     implemented, 505 for another HTTP version.
     """
     line_end = raw.find(b"\r\n")
-    block = remembered(raw[line_end + 2 :])
+    block = requests.find(raw[line_end + 2 :])
     match = None if block is None else _REQUEST_LINE.fullmatch(raw, 0, line_end)
     if match is None:
         match = _HEAD.fullmatch(raw)

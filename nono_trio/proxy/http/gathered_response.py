@@ -21,6 +21,8 @@ from nono_trio.core.http.response_head import BadResponse
 from nono_trio.proxy.http.response_stream import ResponseStream
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nono_trio.core.http.message import Field, RequestHead
     from nono_trio.core.http.response_head import ResponseHead
     from nono_trio.proxy.connection_handler import Upstream
@@ -37,7 +39,7 @@ _BODILESS: Final = (204, 304)
 class TakesAnswer(Protocol):
     """Takes the answer to one request."""
 
-    def check_fields(self, fields: list[Field]) -> None:
+    def check_fields(self, fields: Sequence[Field]) -> None:
         """Raise BadAnswer for a head that must not go on."""
         ...
 
