@@ -33,7 +33,7 @@ from nono_trio.api.arguments import (
 from nono_trio.audit import store
 from nono_trio.audit.read.records import LogRecord
 from nono_trio.audit.read.records import records as read_records
-from nono_trio.audit.read.summary import Status, status
+from nono_trio.audit.read.status import Status, status
 from nono_trio.audit.search.search import Match
 from nono_trio.audit.search.search import search as search_sessions
 from nono_trio.audit.search.searched_sessions import SearchReport

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from nono_trio.audit.read.summary import Status  # noqa: TC001  (these four are for msgspec)
+from nono_trio.audit.read.status import Status  # noqa: TC001  (these four are for msgspec)
 from nono_trio.audit.stored_session import FirstBad  # noqa: TC001
 from nono_trio.audit.verify.verdict import Verdict, Verification  # noqa: TC001
 from nono_trio.core.log.events import NetworkEvent  # noqa: TC001

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from nono_trio.audit.read.summary import Counts, Status  # noqa: TC001  (these are for msgspec)
+from nono_trio.audit.read.status import Counts, Status  # noqa: TC001  (these are for msgspec)
 from nono_trio.audit.stored_session import FirstBad  # noqa: TC001
 from nono_trio.core.log.policy_json import SessionPolicy  # noqa: TC001
 from nono_trio.core.log.session_json import NonoTrioFacts  # noqa: TC001

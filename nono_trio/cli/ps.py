@@ -127,7 +127,7 @@ def inspect(session: str, as_json: bool, audit_dir: str | None) -> None:
 
     `nono-trio audit show` shows what it did.
     """
-    from nono_trio.audit.read.summary import counts_of
+    from nono_trio.audit.read.status import counts_of
 
     directory = session_directory(_root(audit_dir), session, hint=_HINT)
     stored = bound_facts.look(directory)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import msgspec
 
 from nono_trio.audit import store
-from nono_trio.audit.read.summary import Status, status_of
-from nono_trio.audit.read.summary import status as bound_status
+from nono_trio.audit.read.status import Status, status_of
+from nono_trio.audit.read.status import status as bound_status
 from nono_trio.audit.verify import bound_facts
 from nono_trio.errors import AuditLost, LogUnreadable, NonoTrioError
 from nono_trio.posix import process_info

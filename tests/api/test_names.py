@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
@@ -20,11 +21,11 @@ def members(owner):
     """The public methods, properties and fields of a class of ours."""
     fields = {}
     for one in owner.__mro__:
-        fields |= inspect.get_annotations(one)
+        if any(inspect.get_annotations(one).values()):
+            fields |= written(one)
     for name in sorted(fields):
-        if not name.startswith("_") and fields[name]:
-            told = fields[name]
-            yield f"{name}: {getattr(told, '__forward_arg__', told)}"
+        if not name.startswith("_"):
+            yield f"{name}: {fields[name]}"
     for name in sorted(dir(owner)):
         value = inspect.getattr_static(owner, name)
         if (name.startswith("_") or name == "args") and name not in ("__aiter__", "__anext__"):
@@ -33,6 +34,13 @@ def members(owner):
             yield f"{name}{inspect.signature(value)}"
         elif isinstance(value, property):
             yield name
+
+
+def written(owner):
+    """The annotations of a class as its file has them: a module may have evaluated its own."""
+    (body,) = ast.parse(inspect.getsource(owner)).body
+    fields = [one for one in body.body if isinstance(one, ast.AnnAssign)]
+    return {one.target.id: ast.unparse(one.annotation) for one in fields}
 
 
 def lines():

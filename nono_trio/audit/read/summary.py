@@ -1,18 +1,15 @@
-"""Summaries of a session: status and counts for `list`, the story for `show`.
+"""The story of a session, for `show`: its decisions, hosts, files and programs.
 
-Rules of this file: nothing here is proof (verify/session.py proves). Counts of a sealed session
-come from its summary, which the log binds (bound_facts.py). Counts of other sessions are not bound
-yet and are folded from the log, by the same rules (core/policy/attempts.py). Memory is bounded for
-any number of hosts.
+Rules of this file: nothing here is proof (verify/session.py proves). Memory is bounded for any
+number of hosts. A list of sessions needs status.py alone.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-from msgspec import UnsetType
 
 from nono_trio.audit.read.programs import (
     ALLOWED,
@@ -24,7 +21,7 @@ from nono_trio.audit.read.programs import (
     process_lines,
 )
 from nono_trio.audit.read.records import flows, records
-from nono_trio.audit.store import FLOWS, LOG, PROCESSES, is_alive, is_sealed, read_summary
+from nono_trio.audit.store import FLOWS, LOG, PROCESSES
 from nono_trio.core.log.events import Network, SandboxRuntime, SessionEnded
 from nono_trio.core.log.file_events import denied_request
 from nono_trio.core.log.notices import NO_TOKEN, is_about_log, is_binding, is_denial
@@ -35,75 +32,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.read.records import LogRecord
-    from nono_trio.audit.stored_session import StoredSession
     from nono_trio.core.log.events import Flow, Payload, SandboxRuntimeEvent
     from nono_trio.core.log.processes import ProcessLine
-    from nono_trio.core.log.session_json import SessionSummary
     from nono_trio.core.policy.attempts import Decided
-
-Status: TypeAlias = Literal["running", "crashed", "sealed", "tampered"]
 
 # A child can name any number of hosts; those beyond this number are counted together.
 MAX_HOSTS = 10_000
 MAX_ADDRESSES = 8  # of one host and port
 OTHER_HOSTS = "(other hosts)"
 MAX_FILES = 10_000
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """The number of records in the log, and of attempts (core/policy/attempts.py)."""
-
-    events: int
-    allowed: int
-    denied: int
-    failed: int = 0
-
-
-def status_of(directory: Path, summary: SessionSummary | None) -> Status:
-    """The status by session.json and the process table; without session.json, it crashed at the
-    start."""
-    if summary is None:
-        return "crashed"
-    if is_sealed(summary):
-        return "sealed"
-    return "running" if is_alive(directory, summary) else "crashed"
-
-
-def status(session: StoredSession) -> Status:
-    """The status of a session that `bound_facts.look` has read."""
-    if session.fault is not None:
-        return "tampered"
-    if session.sealed:
-        return "sealed"
-    return "running" if session.alive else "crashed"
-
-
-def current_status(directory: Path) -> Status:
-    """As `status_of`, read now; a dead session may have been sealed since it was read, so it is
-    read twice."""
-    status = status_of(directory, read_summary(directory))
-    return status if status != "crashed" else status_of(directory, read_summary(directory))
-
-
-def counts_of(session: StoredSession) -> Counts:
-    """Counts of one session; zeros where there is no log."""
-    summary = session.summary
-    if summary is not None:
-        totals = summary.facts.attempts
-        if not isinstance(totals, UnsetType):
-            count = summary.audit_event_count
-            return Counts(count, totals.allowed, totals.denied, totals.failed)
-    return scan(session.directory / LOG)
-
-
-def scan(log: Path) -> Counts:
-    """Return counts from the records of a log; zeros if there is none. Raises LogUnreadable."""
-    events, attempts = 0, AttemptTally()
-    if log.exists():
-        for record in records(log):
-            events += 1
-            attempts.add(record.event)
-    return Counts(events, attempts.allowed, attempts.denied, attempts.failed)
 
 
 class HostCount(msgspec.Struct):

@@ -21,7 +21,7 @@ import msgspec
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.newest import newest_first
-from nono_trio.audit.read.summary import status
+from nono_trio.audit.read.status import status
 from nono_trio.audit.recovery.forget import SessionInUse, forget
 from nono_trio.audit.stored_session import parse_time
 from nono_trio.audit.verify import bound_facts

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit.read.records import flows
-from nono_trio.audit.read.summary import counts_of
+from nono_trio.audit.read.status import counts_of
 from nono_trio.audit.report.markup import Html, element, joined
 from nono_trio.audit.report.tables import Heading, Row, badge, code, number_tiles, table
 from nono_trio.audit.report.words import GOOD, VERDICTS, title, when

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.audit import store
 from nono_trio.audit.read.policy_answer import host_answer
 from nono_trio.audit.read.records import size_of
+from nono_trio.audit.read.status import status as status_of
 from nono_trio.audit.read.summary import OTHER_HOSTS, read_story
-from nono_trio.audit.read.summary import status as status_of
 from nono_trio.audit.report.timeline import Timeline
 from nono_trio.audit.report.watcher import ListedRecord, ListLimits, ReportWatcher
 from nono_trio.audit.stored_session import parse_time
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.ledger import LedgerReport
     from nono_trio.audit.read.programs import ProgramCount
-    from nono_trio.audit.read.summary import Status, Story
+    from nono_trio.audit.read.status import Status
+    from nono_trio.audit.read.summary import Story
     from nono_trio.audit.report.watcher import RefusedBy
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.audit.verify.verdict import Verification

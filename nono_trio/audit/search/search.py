@@ -14,7 +14,7 @@ from msgspec import UnsetType
 
 from nono_trio.audit import store
 from nono_trio.audit.read.records import parse_record, size_of
-from nono_trio.audit.read.summary import Status  # noqa: TC001  (for msgspec)
+from nono_trio.audit.read.status import Status  # noqa: TC001  (for msgspec)
 from nono_trio.audit.search.query import SearchedRecord, searched_record
 from nono_trio.audit.search.raw_lines import candidate_lines, candidate_lines_backwards
 from nono_trio.audit.search.record_programs import RecordPrograms, SeenProgram

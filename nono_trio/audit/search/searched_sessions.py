@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import lines, lines_backwards, parse_record, size_of
-from nono_trio.audit.read.summary import Status
-from nono_trio.audit.read.summary import status as status_of
+from nono_trio.audit.read.status import Status
+from nono_trio.audit.read.status import status as status_of
 from nono_trio.audit.search.query import searched_record
 from nono_trio.audit.stored_session import parse_time
 from nono_trio.audit.verify import bound_facts

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.read.records import Follower, lines_backwards, parse_record, size_of
-from nono_trio.audit.read.summary import current_status
+from nono_trio.audit.read.status import current_status
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.bound_facts import UNREADABLE
 from nono_trio.audit.verify.followed_chain import FollowedChain
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nono_trio.audit.read.records import LogRecord
-    from nono_trio.audit.read.summary import Status
+    from nono_trio.audit.read.status import Status
     from nono_trio.audit.search.patterns import HostGlob
 
 # A decision is to be seen within 200 ms; looking at a file's size costs some 2 us.

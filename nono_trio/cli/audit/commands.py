@@ -208,8 +208,8 @@ def show(session: str, no_pager: bool, as_json: bool, audit_dir: str | None) -> 
     of another one, the records between first and last are taken at their word, and it is shown as
     not verified. --json has the whole policy.
     """
+    from nono_trio.audit.read.status import status as status_of
     from nono_trio.audit.read.summary import read_story
-    from nono_trio.audit.read.summary import status as status_of
     from nono_trio.audit.verify import bound_facts
     from nono_trio.audit.verify.on_the_way import ProofOnTheWay
     from nono_trio.cli.audit.render import proof_text, show_lines

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from nono_trio.audit.read.summary import Counts, Status, counts_of
-from nono_trio.audit.read.summary import status as status_of
+from nono_trio.audit.read.status import Counts, Status, counts_of
+from nono_trio.audit.read.status import status as status_of
 from nono_trio.audit.verify import bound_facts
 from nono_trio.cli.parts import Column
 from nono_trio.cli.session_rows import no_command_text, run_exit_code

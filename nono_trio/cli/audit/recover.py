@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
-from nono_trio.audit.read.summary import status_of
+from nono_trio.audit.read.status import status_of
 from nono_trio.audit.recovery.abandoned import remove_abandoned
 from nono_trio.audit.recovery.recover import EXIT_CODES, recover
 from nono_trio.cli.json_output import print_json

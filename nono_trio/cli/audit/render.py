@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.read.programs import ProgramCount
     from nono_trio.audit.read.records import LogRecord
-    from nono_trio.audit.read.summary import HostCount, Status, Story
+    from nono_trio.audit.read.status import Status
+    from nono_trio.audit.read.summary import HostCount, Story
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.audit.verify.verdict import AttestationSeen, Verification
     from nono_trio.core.log.session_json import NonoTrioFacts, SessionSummary

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nono_trio.audit.read.programs import ProgramCount  # noqa: TC001  (these are for msgspec)
-from nono_trio.audit.read.summary import HostCount, Status  # noqa: TC001
+from nono_trio.audit.read.status import Status  # noqa: TC001
+from nono_trio.audit.read.summary import HostCount  # noqa: TC001
 from nono_trio.audit.stored_session import FirstBad  # noqa: TC001
 from nono_trio.core.log.events import Network, NetworkEvent, SandboxRuntimeEvent
 from nono_trio.core.log.policy_json import SessionPolicy  # noqa: TC001

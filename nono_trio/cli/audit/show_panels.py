@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.read.programs import ProgramCount
     from nono_trio.audit.read.records import LogRecord
-    from nono_trio.audit.read.summary import Status, Story
+    from nono_trio.audit.read.status import Status
+    from nono_trio.audit.read.summary import Story
     from nono_trio.audit.stored_session import StoredSession
     from nono_trio.cli.parts import Part
 

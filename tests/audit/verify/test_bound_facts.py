@@ -11,7 +11,7 @@ import sealed_session as made
 from sealed_session import change_session
 
 from nono_trio.audit import ledger, store
-from nono_trio.audit.read.summary import status
+from nono_trio.audit.read.status import status
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify import bound_facts
 from nono_trio.cli import main as command_line

@@ -14,7 +14,7 @@ from installation import install
 from vectors import VECTORS
 
 from nono_trio.audit import store
-from nono_trio.audit.read import summary
+from nono_trio.audit.read import status, summary
 from nono_trio.cli import main as command_line
 from nono_trio.core.log.session_json import AttemptTotals
 
@@ -283,8 +283,8 @@ def test_an_empty_list_says_so(run, root):
 
 def test_counts_of_a_log_are_folded_like_those_of_a_run(root):
     directory = made.unsealed(root)
-    assert summary.scan(directory / store.LOG) == summary.Counts(5, 1, 1)
-    assert summary.scan(directory / "nothing") == summary.Counts(0, 0, 0)
+    assert status.scan(directory / store.LOG) == status.Counts(5, 1, 1)
+    assert status.scan(directory / "nothing") == status.Counts(0, 0, 0)
 
 
 def test_the_newest_twenty_are_listed(run, root):
