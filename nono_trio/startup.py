@@ -37,8 +37,8 @@ VARIABLES = (
 # path. A test compares the list with the metadata of the installed packages.
 DEPENDENCIES = (
     "ahocorasick_rs", "click", "h11", "idna", "msgspec", "nono_py", "publicsuffixlist", "rich",
-    "trio", "xxhash",
-    "attr", "attrs", "markdown_it", "mdurl", "outcome", "pygments", "sniffio",
+    "trio", "trio_util", "xxhash",
+    "async_generator", "attr", "attrs", "markdown_it", "mdurl", "outcome", "pygments", "sniffio",
     "sortedcontainers",
     "annotated_types", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection",
     "cryptography", "cffi", "_cffi_backend", "pycparser",

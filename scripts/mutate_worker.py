@@ -30,7 +30,7 @@ PACKAGE = "nono_trio"
 NOT_THE_COPY = 99  # exit code: the tests imported another checkout
 NOTHING_RUN = 5  # pytest's own: no test was collected
 _PRELOADED = (
-    "hypothesis", "hypothesis.strategies", "trio", "trio.testing", "msgspec", "click",
+    "hypothesis", "hypothesis.strategies", "trio", "trio.testing", "trio_util", "msgspec", "click",
     "h11", "h2.connection", "idna", "xxhash", "ahocorasick_rs", "publicsuffixlist", "asyncio",
     "ssl", "http.server", "cryptography.x509", "cryptography.hazmat.primitives.asymmetric.ec",
     "cryptography.hazmat.primitives.serialization", "concurrent.futures.process", "multiprocessing",

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
+from trio_util import run_and_cancelling
 
 from nono_trio.sandbox.attribution.attribution import ByThread
 from nono_trio.sandbox.attribution.in_namespace import InNamespace
-from nono_trio.session.background import run_beside
 
 if TYPE_CHECKING:
     import socket
@@ -57,7 +57,7 @@ async def running(attribution: Attribution | None) -> AsyncGenerator[None]:
     if attribution is None:
         yield
         return
-    async with run_beside(attribution.run):
+    async with run_and_cancelling(attribution.run):
         yield
         with trio.move_on_after(SETTLE_SECONDS):
             await attribution.settle()

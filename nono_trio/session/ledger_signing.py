@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import trio
+from trio_util import run_and_cancelling
 
 from nono_trio.errors import NonoTrioError
-from nono_trio.session.background import run_beside
 from nono_trio.threads import in_thread
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def sign_ledger(
             reason = "because the run was asked twice to end"
             scope.cancel(reason="asked twice to end")
 
-        async with run_beside(hurry):
+        async with run_and_cancelling(hurry):
             await signing.run()
     for text in signing.warnings:
         warn(f"warning: {text}")

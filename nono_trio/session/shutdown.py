@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
+from trio_util import AsyncValue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -83,8 +84,7 @@ class Shutdown:
     """The phase of a session; it only ever moves forward."""
 
     def __init__(self) -> None:
-        self._reached = {phase: trio.Event() for phase in Phase}
-        self._reached[Phase.RUNNING].set()
+        self._phase: AsyncValue[Phase] = AsyncValue(Phase.RUNNING)
         self.signal = int(signal.SIGTERM)  # passed on to the child: the first signal that came
         self._pass_on, self._passed_on = trio.open_memory_channel[int](_MOST_WAITING)
 
@@ -103,12 +103,12 @@ class Shutdown:
 
     def advance(self, number: int) -> None:
         """Ask to end with signal `number`; asked again: hurry."""
-        if self._reached[Phase.ENDING].is_set():
-            self._reached[Phase.HURRYING].set()
-        else:
+        if self._phase.value is Phase.RUNNING:
             self.signal = number
-            self._reached[Phase.ENDING].set()
+            self._phase.value = Phase.ENDING
+        else:
+            self._phase.value = Phase.HURRYING
 
     async def reached(self, phase: Phase) -> None:
         """Wait until the session is asked to end (or to hurry); nothing is lost if cancelled."""
-        await self._reached[phase].wait()
+        await self._phase.wait_value(lambda value: value >= phase)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import trio
+from trio_util import run_and_cancelling
 
 from nono_trio.audit.ledger import LEDGER, LEDGER_ANCHORS, LEDGER_CHECKPOINTS, LEDGER_COSIGNATURES
 from nono_trio.audit.write.ledger_append import LOCK
@@ -28,7 +29,6 @@ from nono_trio.audit.write.writer import Writer
 from nono_trio.core.log.events import SessionEnded, SessionStarted
 from nono_trio.errors import AuditLost, NonoTrioError
 from nono_trio.posix.clock import rfc3339
-from nono_trio.session.background import run_beside
 from nono_trio.session.ledger_signing import STOP_SECONDS, sign_ledger, stop_signing
 from nono_trio.session.shutdown import (
     Phase,
@@ -109,7 +109,7 @@ class Supervisor:
         with trio.open_signal_receiver(*received) as signals:
             let_asking_through()
             outcome = Outcome(INTERRUPTED)
-            async with run_beside(self.shutdown.watch, signals):
+            async with run_and_cancelling(self.shutdown.watch, signals):
                 await self.supervise(service, outcome, self._hurried)
         return outcome
 
@@ -187,8 +187,8 @@ class Supervisor:
         connections = trio.CancelScope()
         service_ended = trio.Event()
         async with (
-            run_beside(self._end_when_full),
-            run_beside(self._cut_when_hurried, service_ended, connections),
+            run_and_cancelling(self._end_when_full),
+            run_and_cancelling(self._cut_when_hurried, service_ended, connections),
         ):
             with connections:
                 async with trio.open_nursery() as handlers:

@@ -211,7 +211,6 @@ OTHERS = ("archive", "cleanup", "export", "hosts", "proofs", "report", "search",
         ("audit list", ("json", "socket", "nono_trio.audit.verify.joiner")),
         ("audit list", ("nono_trio.core.policy.judging", "nono_trio.core.log.processes")),
         ("run -s -- true", ("rich", "cryptography", "h2", "keyring", "nono_trio.cli.audit")),
-        ("run -s -- true", ("asyncio", "trio_util", "tomllib", "importlib.metadata", "email")),
     ],
 )  # fmt: skip
 def test_a_command_imports_no_module_of_others(sessions, root, line, absent):
