@@ -21,7 +21,7 @@ from nono_trio.core.late import late_pattern
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
 
 ALGORITHM: Final = b"AWS4-HMAC-SHA256"
 UNSIGNED: Final = b"UNSIGNED-PAYLOAD"

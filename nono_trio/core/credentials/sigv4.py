@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from nono_trio.core.credentials.aws_keys import AwsKeys
     from nono_trio.core.credentials.aws_signature import Signature
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
 
 MAX_BODY: Final = 16 * 1024 * 1024  # bytes of a body that has to be hashed before it is sent
 

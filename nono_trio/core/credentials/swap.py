@@ -34,7 +34,7 @@ from nono_trio.core.late import late_pattern
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.core.log.events import InjectionMode
 
 MAX_BODY: Final = 256 * 1024  # bytes of a body that is read whole to swap in it

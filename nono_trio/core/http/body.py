@@ -17,7 +17,7 @@ import h11
 from nono_trio.core.http.chunked import MAX_PLAIN, BadBody, ChunkGuard
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
 
 # h11 has no public chunk reader, so it gets the head of a request with a chunked body first
 _PRIMER: Final = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -24,7 +24,7 @@ from nono_trio.core.http.trailers import (
 from nono_trio.core.late import late_pattern
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
 
 MAX_CHUNK_LINE: Final = 1024  # bytes; a size has 16, signatures in extensions about 100
 MAX_EXCESS: Final = 16 * 1024  # bytes of framing beyond what the data justifies (CVE-2023-39326)

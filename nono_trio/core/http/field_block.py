@@ -21,7 +21,7 @@ from nono_trio.core.http.header_fields import end_to_end_fields
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
 
 _Block = TypeVar("_Block")
 

@@ -10,12 +10,12 @@ Rules of this file:
 from __future__ import annotations
 
 import binascii
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from nono_trio.core.http.message import Field, RequestHead
+Field: TypeAlias = tuple[bytes, bytes]
 
 # RFC 9110 7.6.1, and HTTP2-Settings of RFC 7540 3.2.1. All of proxy-* is dropped as well: those
 # fields are for this proxy, and one of them has the token.
@@ -106,13 +106,14 @@ def with_length(fields: Iterable[Field], length: int) -> list[Field]:
     ]
 
 
-def presented_token(head: RequestHead) -> bytes | None:
-    """The token of the Proxy-Authorization field: `Basic user:token` (any user) or `Bearer token`.
+def presented_token(authorization: bytes | None) -> bytes | None:
+    """The token in the value of a Proxy-Authorization field: `Basic user:token` (any user) or
+    `Bearer token`.
 
     None if the field is missing, has another scheme, or can't be decoded. Exactly one space must
     follow the scheme. `parse_head` has refused a second such field already. RFC 7617, RFC 6750.
     """
-    scheme, _, credential = (head.first(b"proxy-authorization") or b"").partition(b" ")
+    scheme, _, credential = (authorization or b"").partition(b" ")
     match scheme.lower():
         case b"bearer":
             return credential or None

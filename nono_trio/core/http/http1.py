@@ -14,7 +14,8 @@ from nono_trio.core.http.message import BodyData, MessageEnded, RequestStarted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nono_trio.core.http.message import Field, MessageEvent
+    from nono_trio.core.http.header_fields import Field
+    from nono_trio.core.http.message import MessageEvent
 
 _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"

@@ -23,7 +23,7 @@ from nono_trio.core.late import late_pattern
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
 
 HTTPS_PORT: Final = 443
 _PSEUDO: Final = (b":method", b":scheme", b":authority", b":path")

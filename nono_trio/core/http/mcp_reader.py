@@ -36,7 +36,7 @@ from nono_trio.core.late import late_decoder, late_pattern
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
 
 MAX_BATCH: Final = 32  # messages, a record each; MCP has no batches any more since 2025-06-18
 MAX_NAME: Final = 256  # characters of a tool, method, id or member; MCP has tools of 128 at most

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nono_trio.core.http.field_block import FieldBlock
-
-Field: TypeAlias = tuple[bytes, bytes]
+    from nono_trio.core.http.header_fields import Field
 
 HTTP1_STREAM: Final = 1  # the stream id of every HTTP/1.1 exchange
 

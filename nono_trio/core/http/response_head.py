@@ -30,7 +30,7 @@ from nono_trio.core.late import late_pattern
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024  # bytes; servers send longer heads (cookies, CSP) than clients
 MAX_INTERIM: Final = 16  # 1xx before the final response; a server must not send them for ever

@@ -20,7 +20,8 @@ from nono_trio.core.late import late_pattern
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from nono_trio.core.http.message import Field, RequestHead
+    from nono_trio.core.http.header_fields import Field
+    from nono_trio.core.http.message import RequestHead
 
 MAX_TRAILERS: Final = 8 * 1024  # bytes of all lines; checksums and a status need some hundreds
 MAX_TRAILER_FIELDS: Final = 64

@@ -21,7 +21,8 @@ from nono_trio.core.http.header_fields import connection_options
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from nono_trio.core.http.message import Field, RequestHead
+    from nono_trio.core.http.header_fields import Field
+    from nono_trio.core.http.message import RequestHead
 
 UPGRADE_FIELDS: Final = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 """The fields that ask for the upgrade, and that agree to it."""

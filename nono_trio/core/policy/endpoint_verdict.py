@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.core.http.mcp_message import BadMessage, Message
-    from nono_trio.core.http.message import Field
     from nono_trio.core.policy.endpoint_rule import Action
     from nono_trio.core.policy.request_note import McpCall
 

@@ -40,8 +40,8 @@ from nono_trio.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.core.http.mcp_message import Message
-    from nono_trio.core.http.message import Field
     from nono_trio.core.policy.endpoint_path import CanonicalTarget
     from nono_trio.core.policy.mcp_rule import McpRule
 

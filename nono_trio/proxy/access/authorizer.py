@@ -216,7 +216,7 @@ class RequestAuthorizer:
         return decided(request, presented, verdict, refusal)
 
     def _authenticate(self, head: RequestHead) -> tuple[AuthOutcome | None, Refusal | None]:
-        presented = presented_token(head)
+        presented = presented_token(head.first(b"proxy-authorization"))
         if presented is None:
             return None, NO_TOKEN
         if not self._token.matches(presented):

@@ -84,7 +84,7 @@ class RouteAuthorizer(RequestAuthorizer):
 
     def _decide_routed(self, request: HttpRequest, held: HeldRoute) -> Decision:
         route = held.route
-        token = presented_token(request.head)
+        token = presented_token(request.head.first(b"proxy-authorization"))
         has_token = token is not None and self._token.matches(token)
         place = shown_place(request.head, request.target.path, route.credential, held.stand_in)
         if place is None and not has_token:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from nono_trio.core.credentials.search import StreamSearch
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.proxy.credentials.origin import NamedSearch, OriginCredentials
 
 MAX_QUEUED: Final = 64 * 1024  # bytes of frames that wait: a message's kept bytes and what follows

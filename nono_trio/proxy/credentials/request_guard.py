@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nono_trio.core.credentials.swap import Swap, Swapped
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.core.net.host import Host
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.access.decision import Decision

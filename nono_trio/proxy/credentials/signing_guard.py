@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from nono_trio.core.credentials.aws_keys import AwsKeys
     from nono_trio.core.credentials.aws_signature import Signature
     from nono_trio.core.credentials.sigv4 import Spelling
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.credentials.origin import OriginCredentials

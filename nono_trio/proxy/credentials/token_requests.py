@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nono_trio.core.credentials.credential import Credential
     from nono_trio.core.credentials.login import LoginSettings
     from nono_trio.core.credentials.login_tokens import LoginTokens
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.core.net.host import Host
     from nono_trio.proxy.credentials.interfaces import HeldCredential
 

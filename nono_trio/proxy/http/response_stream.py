@@ -24,7 +24,8 @@ from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.upstream.proxy_chain import AUTHENTICATE, ProxyRejected, rejection
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.message import Field, RequestHead
+    from nono_trio.core.http.header_fields import Field
+    from nono_trio.core.http.message import RequestHead
     from nono_trio.core.http.response_head import ResponseHead
     from nono_trio.proxy.connection_handler import Upstream
     from nono_trio.proxy.http.request_stream import RequestStream

@@ -18,13 +18,14 @@ import msgspec
 
 from nono_trio.core.http.hidden_request import has_unusual_body
 from nono_trio.core.http.http1 import CLOSE
-from nono_trio.core.http.message import Field, RequestStarted
+from nono_trio.core.http.message import RequestStarted
 from nono_trio.core.http.trailers import TE_FIELD, announced, takes_trailers
 from nono_trio.core.http.websocket import UPGRADE_FIELDS, offered_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.core.http.message import BodyData, MessageEnded, RequestHead
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.upstream.proxy_chain import ProxyChain

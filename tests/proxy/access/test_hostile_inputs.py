@@ -49,7 +49,7 @@ def judge_head(head: RequestHead, resolved: list[str]) -> str:
     else:
         target = http_target(head)
         host, port = target.host, target.port
-    if presented_token(head) != TOKEN:
+    if presented_token(head.first(b"proxy-authorization")) != TOKEN:
         return "407"
     verdicts = [POLICY.decide(host, port)]
     verdicts += [POLICY.check_address(host, port, address) for address in resolved]

@@ -15,7 +15,7 @@ from nono_trio.proxy.http.http2.peer import GIVE_BACK, GROWN_WINDOW, WINDOW
 from nono_trio.proxy.limits import BULK_AFTER, MAX_HELD
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.proxy.http.http2.peer import Http2Peer
     from nono_trio.proxy.transport.relay import RelayBuffer
 

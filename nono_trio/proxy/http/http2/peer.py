@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from h2.events import Event
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.proxy.transport.transport import Transport
 
 READ: Final = 32 * 1024  # bytes of one read; 3,600 frames at most, which are taken in batches

@@ -43,7 +43,7 @@ from nono_trio.proxy.http.request_stream import HIDES, OVERRIDES
 if TYPE_CHECKING:
     from h2.events import Event
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.proxy.access.authorizer import Authorizer, HttpRequest
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.connection_handler import ProxyContext

@@ -28,7 +28,7 @@ from nono_trio.proxy.http.http2.stream import size
 if TYPE_CHECKING:
     from h2.events import Event
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.proxy.http.http2.peer import Http2Peer
     from nono_trio.proxy.http.http2.stream import Http2Stream, UpstreamPeer
     from nono_trio.proxy.http.http2.stream_lifecycle import StreamLifecycle

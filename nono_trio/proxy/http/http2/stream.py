@@ -16,8 +16,8 @@ from nono_trio.core.late import late_pattern
 from nono_trio.proxy.http.http2.bodies import Body
 
 if TYPE_CHECKING:
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.core.http.hidden_request import HiddenRequest, HiddenRequestLine
-    from nono_trio.core.http.message import Field
     from nono_trio.core.log.events import ClosedBy, Flow
     from nono_trio.proxy.access.authorizer import HttpRequest
     from nono_trio.proxy.access.decision import Decision, FlowStart, Recorded, Refusal

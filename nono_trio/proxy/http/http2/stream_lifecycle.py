@@ -37,7 +37,7 @@ from nono_trio.proxy.limits import MAX_HELD
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.core.log.events import ClosedBy
     from nono_trio.proxy.access.decision import Decision, Recorded
     from nono_trio.proxy.connection_handler import ProxyContext

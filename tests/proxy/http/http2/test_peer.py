@@ -13,7 +13,7 @@ from nono_trio.core.http.http2_frames import HEADER, HEADERS
 from nono_trio.proxy.http.http2.peer import SHORT_COOKIE, Http2Peer
 
 if TYPE_CHECKING:
-    from nono_trio.core.http.message import Field
+    from nono_trio.core.http.header_fields import Field
     from nono_trio.proxy.transport.transport import Transport
 
 
