@@ -91,10 +91,9 @@ def is_zeros(path: Path, begin: int) -> bool:
 
     A hole is not read: a sparse file may be a terabyte long.
     """
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while (data := _next_data(file.fileno(), begin)) is not None:
-            file.seek(data)
-            block = file.read(BLOCK)
+            block = os.pread(file.fileno(), BLOCK, data)
             if not block or block.strip(b"\0"):
                 return not block
             begin = data + len(block)
@@ -272,7 +271,7 @@ class Follower:
             )
         if size == self._offset:
             return []
-        with self._path.open("rb") as file:
+        with open_regular(self._path) as file:
             file.seek(self._offset)
             new = file.read(READ_AT_ONCE)
         whole = new[: new.rfind(b"\n") + 1]

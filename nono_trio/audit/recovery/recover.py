@@ -57,6 +57,7 @@ from nono_trio.core.log.session_json import (
 from nono_trio.errors import JSON_SCHEMA, AuditLost, LogUnreadable, path_hint
 from nono_trio.posix.clock import unix_ms
 from nono_trio.posix.disk_sync import forget_cached, sync_directory
+from nono_trio.posix.safe_open import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -355,7 +356,7 @@ def _set_aside(path: Path, whole: int) -> None:
         return
     if torn > MAX_TORN:
         raise AuditLost(f"{path} ends in {torn} bytes that are no record: no crash leaves that")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(whole)
         tail = file.read(torn)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import sealed_session as made
 from hypothesis import given
@@ -109,6 +111,17 @@ def test_a_log_that_gets_shorter_is_not_followed_silently(path):
     path.write_bytes(b"one\n")
     with pytest.raises(LogUnreadable, match="was cut from 8 to 4 bytes"):
         follower.poll()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda path: records.is_zeros(path, 0), lambda path: records.Follower(path).poll()],
+)
+def test_a_log_that_is_replaced_by_a_pipe_keeps_nobody(path, monkeypatch, read):
+    os.mkfifo(path)
+    monkeypatch.setattr(records, "size_of", lambda _path: 5)  # it was a file then
+    with pytest.raises(OSError, match="got a pipe"):
+        read(path)
 
 
 def test_a_follower_that_fell_behind_catches_up_in_parts(path, monkeypatch):
