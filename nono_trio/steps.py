@@ -89,6 +89,10 @@ class Stepped:
         else:
             self._queue.add(self)
 
+    def call_after(self, call: Callable[[], None]) -> None:
+        """As `after_steps`."""
+        self._queue.call_after(call)
+
     def step(self, error: Exception | None = None) -> bool:
         """Go on until it waits or ends; return whether it waits. Raises nothing. `error` is raised
         where it waits; only tests give one."""
@@ -139,6 +143,7 @@ class StepQueue:
         """`run_due` is at work or will be called at once, so `run` need not be woken."""
         self._is_open = True
         self._due: list[Stepped] = []
+        self._after: list[Callable[[], None]] = []
         self._members: dict[Stepped, None] = {}
         self._resting: Task | None = None
 
@@ -162,30 +167,41 @@ class StepQueue:
             self._rouse()
 
     def run_due(self, ends: float | None = None) -> bool:
-        """Run the steps that are due now: MAX_STEPS at most, until `ends`, which `turn_ends` gave.
-        The task of `run` does the others. Returns False if the time was up, so that other tasks
-        need their turn."""
-        due = self._due
-        if len(due) > MAX_STEPS:
-            self._due = due[MAX_STEPS:]
-            del due[MAX_STEPS:]
-        else:
-            self._due = []
-        self.is_held = True
+        """Run the steps that are due: MAX_STEPS at most, until `ends`, which `turn_ends` gave. The
+        task of `run` does the others. Returns False if the time was up, so that other tasks need
+        their turn."""
         if ends is None:
             ends = turn_ends()
+        left, is_concluded = MAX_STEPS, False
+        self.is_held = True
         try:
-            for done, one in enumerate(due, 1):
-                if one in self._members:
-                    one.step()
-                if perf_counter() > ends:
-                    self._due[:0] = due[done:]
-                    return False
+            while self._due and left and not is_concluded:
+                due, self._due = self._due[:left], self._due[left:]
+                left -= len(due)
+                for done, one in enumerate(due, 1):
+                    if one in self._members:
+                        one.step()
+                    if perf_counter() > ends:
+                        self._due[:0] = due[done:]
+                        return False
+                is_concluded = not self._conclude()
             return True
         finally:
+            self._conclude()
             self.is_held = False
             if self._due and self._resting is not None:
                 self._rouse()
+
+    def call_after(self, call: Callable[[], None]) -> None:
+        """As `after_steps`."""
+        self._after.append(call)
+
+    def _conclude(self) -> bool:
+        """Call what was given to `after_steps`, if anything was."""
+        calls, self._after = self._after, []
+        for call in calls:
+            call()
+        return bool(calls)
 
     async def run(self) -> NoReturn:
         """Run the steps that others make due, until cancelled: then all become tasks."""
@@ -258,6 +274,16 @@ def resume(one: Stepped | Task) -> None:
         one.wake()
     else:
         reschedule(one)  # type: ignore[arg-type]  # `Stepped` has no subclass
+
+
+def after_steps(call: Callable[[], None]) -> bool:
+    """In a step: have `call`, which must neither wait nor raise, called once the steps that are due
+    have run; what it wakes goes on in the same turn. Returns False outside of a step."""
+    one = _now.one
+    if one is None:
+        return False
+    one.call_after(call)
+    return True
 
 
 async def turn() -> None:

@@ -61,6 +61,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     ),
     "nono_trio/audit/write": (
         "tests/audit/write/test_writer.py", "tests/audit/write/test_searched_records.py",
+        "tests/audit/write/test_record_queue.py",
         "tests/audit/write/test_signing.py", "tests/audit/write/test_failed_syncs.py",
         "tests/audit/write/test_disk_room.py", "tests/audit/test_ledger.py",
         "tests/audit/verify/test_signatures.py",

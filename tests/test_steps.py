@@ -19,6 +19,7 @@ from nono_trio.steps import (
     MAX_SECONDS,
     MAX_STEPS,
     StepQueue,
+    after_steps,
     become_task,
     in_task_unless_stepwise,
     is_cancelled,
@@ -264,6 +265,52 @@ async def test_a_wake_inside_a_step_begins_no_step_there():
         queue.start(second(), nursery)
         await settle()
     assert seen == ["second", "first"]
+
+
+async def test_what_is_called_after_the_steps_lets_others_go_on_in_the_same_turn(monkeypatch):
+    monkeypatch.setattr("nono_trio.steps.perf_counter", lambda: 0.0)  # the time is never up
+    waker, seen, queue = Waker(), [], StepQueue()
+
+    def call() -> None:
+        seen.append("called")
+        waker.wake()
+
+    async def waits() -> None:
+        after_steps(call)
+        await waker.sleep()
+        seen.append("woken")
+
+    async def takes_turns() -> None:
+        for _ in range(3):
+            seen.append("turn")
+            await turn()
+
+    assert not after_steps(call)  # in no step
+    async with trio.open_nursery() as nursery:
+        queue.start(waits(), nursery)
+        queue.run_due()
+        assert seen == ["called", "woken"]
+        queue.start(takes_turns(), nursery)
+        queue.run_due()
+        assert seen == ["called", "woken", "turn"]
+        queue.run_due()
+        queue.run_due()
+        queue.run_due()
+    assert len(queue) == 0
+
+
+async def test_what_is_to_be_called_after_the_steps_is_called_when_the_time_is_up(monkeypatch):
+    now, seen, queue = [0.0], [], StepQueue()
+
+    async def body() -> None:
+        after_steps(lambda: seen.append("called"))
+        now[0] += 2 * MAX_SECONDS
+
+    monkeypatch.setattr("nono_trio.steps.perf_counter", lambda: now[0])
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            queue.start(body(), nursery)
+        assert [(queue.run_due(), len(seen)) for _ in range(2)] == [(False, 1), (False, 2)]
 
 
 async def test_many_that_are_due_leave_turns_to_tasks():

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from nono_trio.audit.write.recorder import Recorder
+    from nono_trio.audit.write.recorder import AuditSync, Recorder
 
 BOUND = 60.0
 ADDRESS = "93.184.216.34"
@@ -45,7 +45,11 @@ _RECORDING = (
     f"{STEPS}: HttpConnection._serve_request ConnectionHandler._record",
     f"{STEPS}: Tunnel.carry Relay.run Client.pause",
 )
-_WRITING = ("Supervisor._write: ReceiveChannel", "Supervisor._write: in_thread", "Checkpointer.run")
+_WRITING = (
+    "Supervisor._write: Writer.run RecordQueue.next_batch",
+    "Supervisor._write: in_thread",
+    "Checkpointer.run",
+)
 PARTS = {"session": _RECORDING + _WRITING, "raise": _RECORDING + _WRITING, "handlers": _RECORDING}
 MOST_AWAITS = 2000  # far more than such a session has
 CLIENT = "client"  # the name of the clients' tasks: no faults in them
@@ -63,8 +67,10 @@ class Session:
 
     def __init__(self, root: Path, fault: AwaitFault, scope: str) -> None:
         self.record = SessionRecord(root, SessionFacts(["agent"], SessionPolicy()))
+        # At intervals, what steps record is committed by who runs them.
+        sync: AuditSync = "interval" if scope == "handlers" else "always"
         self.supervisor = Supervisor(
-            self.record, AuditOptions(root, sync="always"), grace_seconds=0.2, warn=lambda _: None
+            self.record, AuditOptions(root, sync=sync), grace_seconds=0.2, warn=lambda _: None
         )
         self.told: list[tuple[str, str]] = []
         self._fault = fault

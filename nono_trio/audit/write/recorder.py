@@ -8,7 +8,7 @@ bounded; after the seal every call fails.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 
 import trio
 
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from nono_trio.audit.write.record_queue import RecordQueue
     from nono_trio.core.log.events import Flow, NetworkEvent, Payload
     from nono_trio.core.log.processes import Found, RecordOrigin, Sought
     from nono_trio.steps import Stepped
+
+    Item: TypeAlias = "Pending | Flow | bytes"
+    """What is in the queue: records, and lines of flows.ndjson and processes.ndjson."""
 
 AuditMode = Literal["strict", "best-effort"]
 AuditSync = Literal["always", "interval", "never"]
@@ -128,10 +132,8 @@ class FindsPrograms(Protocol):
 class Recorder:
     """A producer's handle on the audit queue; the writer ends when its `with` block is left."""
 
-    def __init__(
-        self, send: trio.MemorySendChannel[Pending | Flow | bytes], mode: AuditMode
-    ) -> None:
-        self._send = send
+    def __init__(self, queue: RecordQueue[Item], mode: AuditMode) -> None:
+        self._queue = queue
         self._mode = mode
         self.programs: FindsPrograms | None = None
         """Who tells which programs records came from, if anybody does."""
@@ -183,7 +185,7 @@ class Recorder:
     def _queued(self, pending: Pending) -> bool:
         """Put it in the queue if there is space, as nearly always."""
         try:
-            self._send.send_nowait(pending)
+            self._queue.put(pending)
         except trio.WouldBlock:
             return False
         except trio.ClosedResourceError:
@@ -200,7 +202,7 @@ class Recorder:
         await become_task()
         with trio.move_on_after(QUEUE_SECONDS) as waiting:
             try:
-                await self._send.send(pending)
+                await self._queue.put_slowly(pending)
             except trio.ClosedResourceError:
                 raise SessionSealed("the session's log is sealed") from None
             except trio.BrokenResourceError:
@@ -218,7 +220,7 @@ class Recorder:
         if flow.sequence == NOT_RECORDED:
             return
         try:
-            self._send.send_nowait(flow)
+            self._queue.put(flow)
         except trio.WouldBlock:
             self._waiting_flows.append(flow)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
@@ -243,7 +245,7 @@ class Recorder:
     def record_lines(self, lines: bytes) -> None:
         """Queue whole lines of processes.ndjson; as `record_flow`."""
         try:
-            self._send.send_nowait(lines)
+            self._queue.put(lines)
         except trio.WouldBlock:
             self._waiting_lines.append(lines)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
@@ -254,7 +256,7 @@ class Recorder:
         self._searched.append(pending)
         # Wakes the writer; if the queue is full or closed, it is awake.
         with suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
-            self._send.send_nowait(b"")
+            self._queue.put(b"")
 
     def take_searched(self) -> list[Pending]:
         """As `take_waiting_flows`."""
@@ -281,4 +283,4 @@ class Recorder:
         traceback: TracebackType | None,
     ) -> None:
         # Not `async with`: that would let Cancelled replace the error on its way (trio#1559).
-        self._send.close()
+        self._queue.close_sending()

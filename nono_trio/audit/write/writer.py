@@ -1,12 +1,14 @@
 """The one writer: appends the queued events with one write, then wakes their producers.
 
-This task alone decides the order of the log: file order is queue order. Rules: it ends only when
-every send handle is closed (closing the receiving end earlier would drop the queue). In strict mode
-the first failure fails all waiting producers and ends the session. In best-effort mode failures are
-counted, and the count is recorded before the next record and before the end. Syncs are in
-checkpointer.py. On a full disk nothing more is recorded (strict: nor allowed); the end uses the
-space reserved for it, so that the log says why it ends. Long texts of a child are shortened here,
-because every record passes here.
+File order is queue order. One function commits a batch (`_write`). This task calls it. While this
+task rests, the one that runs steps calls it for what those have put into the queue
+(record_queue.py).
+Rules: the task ends only when every send handle is closed (closing the receiving end earlier would
+drop the queue). In strict mode the first failure fails all waiting producers and ends the session.
+In best-effort mode failures are counted, and the count is recorded before the next record and
+before the end. Syncs are in checkpointer.py. On a full disk nothing more is recorded (strict: nor
+allowed); the end uses the space reserved for it, so that the log says why it ends. Long texts of a
+child are shortened here, because every record passes here.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import trio
 from nono_trio.audit.write.chained_log import SyncFailed
 from nono_trio.audit.write.checkpointer import Checkpointer
 from nono_trio.audit.write.disk_room import NoRoom
+from nono_trio.audit.write.record_queue import RecordQueue
 from nono_trio.audit.write.recorder import NOT_RECORDED, Pending, Recorder
 from nono_trio.audit.write.watchdog import AppendWatchdog
 from nono_trio.core.log.events import Flow, Network, SessionEnded, encode_flow, encode_payload
@@ -43,14 +46,11 @@ from nono_trio.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nono_trio.audit.write.recorder import AuditMode, AuditSync, FindsPrograms
+    from nono_trio.audit.write.recorder import AuditMode, AuditSync, FindsPrograms, Item
     from nono_trio.audit.write.session_files import LogFiles
     from nono_trio.core.log.events import Payload
     from nono_trio.core.log.processes import Found
 
-# One batch is one write and one turn of the loop: 512 records are about 2 ms of hashing here, and
-# all other tasks wait for that long.
-MAX_BATCH = 512
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -97,8 +97,9 @@ class Writer:
         self._searching: set[Pending] = set()
         self._failures = 0
         self._unsealable = False
-        send, self._queue = trio.open_memory_channel[Pending | Flow | bytes](queue)
-        self.recorder = Recorder(send, mode)
+        self._queue: RecordQueue[Item]
+        self._queue = RecordQueue(queue, None if sync == "always" else self._write_now)
+        self.recorder = Recorder(self._queue, mode)
         self._checkpointer = Checkpointer(files, sync, lambda: self.totals.lost)
 
     async def sign_beginning(self) -> None:
@@ -123,8 +124,8 @@ class Writer:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._checkpointer.run, self._sync_failed)
-                async for first in self._queue:
-                    await self._write([first, *self._queued(MAX_BATCH - 1)])
+                while items := await self._queue.next_batch():
+                    await self._write(items)
                 await self._write_searched()
                 self._checkpointer.stop()
             if self.ended is not None:
@@ -135,8 +136,8 @@ class Writer:
                 raise
             raise _first(lost) from group
         finally:
-            self.totals.peak_queue = self._queue.statistics().peak_buffer_used
-            while items := self._queued(MAX_BATCH):
+            self.totals.peak_queue = self._queue.peak
+            while items := self._queue.take():
                 _fail(items, AuditLost("the audit log can't be written: the writer has ended"))
             _fail(
                 [*self.recorder.take_searched(), *self._searching],
@@ -165,7 +166,7 @@ class Writer:
         self.totals.lost_flows += self.recorder.lost_flows
         if self.full is not None:
             last.insert(0, early_end_record(self.full.message, unix_ms()))
-        self.totals.peak_queue = self._queue.statistics().peak_buffer_used
+        self.totals.peak_queue = self._queue.peak
         try:
             if self.summarise is not None:
                 count = self.files.log.sequence + len(last) + 1
@@ -179,14 +180,13 @@ class Writer:
         for sequence, payload in enumerate(last, first):
             self._tell_observers(sequence, payload)
 
-    def _queued(self, limit: int) -> list[Pending | Flow | bytes]:
-        items: list[Pending | Flow | bytes] = []
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            while len(items) < limit:
-                items.append(self._queue.receive_nowait())
-        return items
+    def _write_now(self, items: Sequence[Item]) -> None:
+        """As `_write`, which waits for nothing if batches need no sync."""
+        with suppress(StopIteration):
+            self._write(items).send(None)
+            raise AssertionError("a batch waits for its sync only")
 
-    async def _write(self, items: Sequence[Pending | Flow | bytes]) -> None:
+    async def _write(self, items: Sequence[Item]) -> None:
         """Commit one batch: records first, so that a flow comes after its decision."""
         pending = self.recorder.take_searched()
         pending += [item for item in items if isinstance(item, Pending)]
@@ -380,7 +380,7 @@ def _hint(error: OSError) -> str:
     return "something changed the log or its disk underneath: what was recorded may not be whole"
 
 
-def _fail(items: Sequence[Pending | Flow | bytes], error: AuditLost) -> None:
+def _fail(items: Sequence[Item], error: AuditLost) -> None:
     for item in items:
         if isinstance(item, Pending):
             item.fail(AuditLost(error.message, hint=error.hint))
