@@ -39,7 +39,7 @@ class MessageWriter:
         if type(event) is BodyData:
             return self.write_data(event.data)
         if type(event) is MessageEnded:
-            return _end(event.trailers) if self._chunked else b""
+            return self.write_end(event.trailers)
         fields = event.fields
         own = _CHUNKED if self._chunked else b""
         if self._connection:
@@ -59,6 +59,10 @@ class MessageWriter:
         """Return the bytes of a `BodyData` without making one."""
         # no chunk without data: it would end the body
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+
+    def write_end(self, trailers: tuple[Field, ...] = ()) -> bytes:
+        """Return the bytes of a `MessageEnded` without making one."""
+        return _end(trailers) if self._chunked else b""
 
 
 def _end(trailers: tuple[Field, ...]) -> bytes:

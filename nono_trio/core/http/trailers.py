@@ -68,7 +68,7 @@ def announced(fields: Iterable[Field]) -> tuple[Field, ...]:
 
 def takes_trailers(head: RequestHead) -> bool:
     """Return True if a request says that its sender reads trailers."""
-    options = head.block.guarded.get(b"te", b"")
-    return head.version == "1.1" and any(
-        part.strip(b" \t").lower() == b"trailers" for part in options.split(b",")
-    )
+    options = head.block.guarded.get(b"te")
+    if options is None or head.version == "1.0":
+        return False
+    return any(part.strip(b" \t").lower() == b"trailers" for part in options.split(b","))

@@ -70,9 +70,11 @@ class HttpConnection(TunnelHandler):
         self._tunnel_refused = False
 
     async def _serve(self) -> None:
+        client = self._client
         while await self._serve_request():
             self._served = True
-            await turn()  # pipelined requests may never have to wait
+            if client.unread or client.transport.readable:
+                await turn()  # pipelined requests may never have to wait
             if self._proxy.closing:
                 return
 

@@ -170,7 +170,8 @@ class Exchange:
         is_sent = False
         while not response.done:
             moved = not is_sent and request.pump()
-            is_sent = is_sent or request.complete
+            if not is_sent and request.complete:  # so it has nothing more to move
+                is_sent, moved = True, False
             moved = response.pump() or moved
             is_held = self._gathered is not None
             if is_sent and not is_held and response.status is not None and not response.ended:

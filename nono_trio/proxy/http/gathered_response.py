@@ -136,7 +136,7 @@ class GatheredResponse(ResponseStream):
             raise _refused(f"is longer than {MAX_ANSWER} bytes")
         self._is_whole = response.body.done
 
-    def _end(self) -> None:
+    def _end(self, trailers: tuple[Field, ...] = ()) -> None:
         """The upstream has ended a body that ends with its connection."""
         self._is_whole = True
 

@@ -15,7 +15,6 @@ from nono_trio.core.http.body import ChunkedBody, EndlessBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.header_fields import end_to_end_trailers
 from nono_trio.core.http.http1 import CLOSE, MessageWriter
-from nono_trio.core.http.message import MessageEnded, body_events
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end
 from nono_trio.core.http.trailers import announced
 from nono_trio.core.http.websocket import UPGRADE_FIELDS
@@ -204,18 +203,14 @@ class ResponseStream:
         except BadBody as fault:
             raise BadResponse(f"the upstream's response is malformed: {fault.reason}") from fault
         self._unread = self._unread[taken:]
+        if data:
+            self._pending += self._writer.write_data(data)
         body = response.body
-        if not body.done:
-            if data:
-                self._pending += self._writer.write_data(data)
-            return
-        trailers = end_to_end_trailers(response.fields, body.trailers)
-        for event in body_events(self._stream_id, data, ended=True, trailers=trailers):
-            self._pending += self._writer.write(event)
-        self.ended = True
+        if body.done:
+            self._end(end_to_end_trailers(response.fields, body.trailers))
 
-    def _end(self) -> None:
-        self._pending += self._writer.write(MessageEnded(self._stream_id))
+    def _end(self, trailers: tuple[Field, ...] = ()) -> None:
+        self._pending += self._writer.write_end(trailers)
         self.ended = True
 
     def _take_end(self) -> None:
