@@ -106,7 +106,8 @@ class Shipper:
         self.shipped = Shipped()
 
     async def run(self) -> Shipped:
-        """Ship until all is sent, or when following until `stopping` is set.
+        """Ship until all is sent, or when following until `stopping` is set and what is there by
+        then is sent: whoever sets it sets a deadline too, for a log that grows.
 
         Raises ShipFailed, LogUnreadable for a directory of sessions that can't be read, and
         OSError. If cancelled, a batch that was on its way is sent again by the next run.
@@ -121,7 +122,7 @@ class Shipper:
             while True:
                 is_last = self.stopping.is_set()
                 progress = await self._turn()
-                if is_last or (not self._follow and not progress):
+                if not progress and (is_last or not self._follow):
                     self._tell_refused()
                     break
                 if not progress:

@@ -62,7 +62,9 @@ class Told(list):
         return any(text in line for line in self)
 
 
-async def ship(root, receiver, told=None, *, follow=False, form="otlp", headers=tuple):
+async def ship(
+    root, receiver, told=None, *, follow=False, form="otlp", headers=tuple, stopping=False
+):
     """Ship everything once to the receiver; returns what `run` returns."""
     endpoint = Endpoint(tls=False, host="127.0.0.1", port=receiver.port, path="/v1/logs")
     destination = OtlpEndpoint(endpoint, form, lambda: list(headers()), None, integrity=False)
@@ -71,6 +73,8 @@ async def ship(root, receiver, told=None, *, follow=False, form="otlp", headers=
         root, cursor, destination, (told if told is not None else Told()).append,
         follow=follow, first_seconds=0.001,
     )  # fmt: skip
+    if stopping:
+        shipper.stopping.set()
     with trio.fail_after(SECONDS), cursor.held():
         return await shipper.run()
 
@@ -286,6 +290,14 @@ async def test_a_live_session_is_followed_and_a_new_one_found(root, receiver):
             append(directory, network(9, "deny", "last.test"))
             shipper.stopping.set()
     assert receiver.taken.count("aaaa/4") == 1
+
+
+@pytest.mark.parametrize("follow", [True, False])
+async def test_after_a_signal_all_that_is_there_is_sent(root, receiver, monkeypatch, follow):
+    monkeypatch.setattr(f"{Shipper.__module__}.BATCHES_A_TURN", 1)
+    build(root, "aaaa", payloads(1200))
+    await ship(root, receiver, follow=follow, stopping=True)
+    assert {*receiver.taken} == expected_ids("aaaa", 1204)
 
 
 async def wait_for(receiver, ready):
