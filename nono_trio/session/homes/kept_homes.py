@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nono_trio.core.policy.home_choice import FLAG, MOST_AT_A_TIME, stored_name
-from nono_trio.errors import CageFailed, NonoTrioError, UsageError
+from nono_trio.errors import CageFailed, NonoTrioError, UsageError, path_hint
 from nono_trio.posix.clock import rfc3339
 from nono_trio.sandbox.home_places import make_places, unmake_places
 from nono_trio.sandbox.hostile_copy import copy_tree
@@ -182,8 +182,8 @@ class Homes:
         return held
 
     def listed(self) -> list[StoredHome]:
-        """Every home there is, by name; raises CageFailed if they can't be read."""
-        with _failing(self.root):
+        """Every home there is, by name; raises NonoTrioError if they can't be read."""
+        with _telling_errors(self.root):
             try:
                 root = HomeRoot(self.root, make=False)
             except FileNotFoundError:
@@ -196,16 +196,19 @@ class Homes:
         """Remove a home with all that is in it, and return its whole name.
 
         `name` may leave out the isolation where only one home fits. Raises UsageError when there is
-        none, when several fit, and when a session has it.
+        none, when several fit, and when a session has it, and NonoTrioError when it stays.
         """
-        with _failing(self.root):
+        with _telling_errors(self.root):
             try:
                 root = HomeRoot(self.root, make=False)
             except FileNotFoundError:
                 raise _no_such_home(name) from None
             with contextlib.closing(root):
                 whole = _one_of(root.names(), name)
-                entry = root.take(whole)
+                try:
+                    entry = root.take(whole)
+                except (FileNotFoundError, NotADirectoryError):  # none of ours, as `listed` has it
+                    raise _no_such_home(name) from None
                 if entry is None:
                     raise UsageError(
                         f"home {whole} is in use by a session", hint="`nono-trio ps` shows which"
@@ -216,7 +219,7 @@ class Homes:
                     if key is not None:
                         forget_key(key)
                     if not is_whole:
-                        raise CageFailed(
+                        raise NonoTrioError(
                             f"home {whole} could not be removed whole",
                             hint=f"what is left is in {self.root}",
                         )
@@ -263,8 +266,20 @@ def _copy(root: HomeRoot, source: str, entry: HomeEntry, facts: HomeFacts, name:
 
 
 @contextlib.contextmanager
+def _telling_errors(root: str) -> Iterator[None]:
+    """Turn what the system refuses into an error of a command that needs no cage."""
+    try:
+        yield
+    except OSError as error:
+        raise NonoTrioError(
+            f"the homes in {root} can't be used: {error.strerror or error}",
+            hint=path_hint(root, error),
+        ) from error
+
+
+@contextlib.contextmanager
 def _failing(root: str) -> Iterator[None]:
-    """Turn what the system refuses into an error for a person."""
+    """Turn what the system refuses into the error of a run."""
     try:
         yield
     except OSError as error:
