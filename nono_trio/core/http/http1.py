@@ -65,6 +65,11 @@ class MessageWriter:
         return _end(trailers) if self._chunked else b""
 
 
+UNFRAMED: Final = MessageWriter()
+"""Writes a message with a length or without a body, on a connection that stays open. So are nearly
+all, and it has no state."""
+
+
 def _end(trailers: tuple[Field, ...]) -> bytes:
     if not trailers:
         return _LAST_CHUNK

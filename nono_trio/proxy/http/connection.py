@@ -29,7 +29,7 @@ from nono_trio.proxy.connection_handler import BUSY, FULL, ProxyContext, Upstrea
 from nono_trio.proxy.credentials.interfaces import MustNotGoOn
 from nono_trio.proxy.first_bytes import rest_of_head
 from nono_trio.proxy.http import error_response
-from nono_trio.proxy.http.exchange import Exchange, is_repeatable
+from nono_trio.proxy.http.exchange import Exchange, is_repeatable, may_carry
 from nono_trio.proxy.http.rewrite import rewrite
 from nono_trio.proxy.http.tunnels import TunnelHandler
 from nono_trio.proxy.limits import MAX_CHALLENGES
@@ -326,18 +326,14 @@ class HttpConnection(TunnelHandler):
             return None
 
     def _take_spare(self, request: HttpRequest) -> Upstream | None:
-        """The upstream of the last request, or of the CONNECT, if it can serve this one.
-
-        A used one serves only a request that can go out again: the upstream may be closing the
-        connection at this moment, and then it is unknown whether it acted on the request.
-        """
+        """The upstream of the last request, or of the CONNECT, if it can serve this one."""
         spare, self._spare = self._spare, None
         if spare is None:
             return None
         same = spare.key == (request.host.name, request.port)
         # A request for a route must not go out in clear on the connection of another one.
         same = same and spare.over_tls == (self._is_under_tls or request.over_tls)
-        if same and (is_repeatable(request.head) or not spare.used) and spare.transport.is_silent():
+        if same and may_carry(spare, request.head):
             return spare
         spare.transport.close()
         return None

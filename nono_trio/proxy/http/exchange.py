@@ -275,6 +275,19 @@ def is_repeatable(head: RequestHead) -> bool:
     return head.method in REPEATABLE and head.body == "none"
 
 
+def may_carry(spare: Upstream, head: RequestHead) -> bool:
+    """True if a request may go out on an upstream that was connected before.
+
+    A used one carries only a request that can go out again: the upstream may be closing the
+    connection at this moment, and then it is unknown whether it acted on the request. What came
+    from the upstream before the request itself came was reported before it. Only a request that
+    can't go out again must know of more, for that may be the upstream's end.
+    """
+    if is_repeatable(head):
+        return not spare.transport.readable or spare.transport.is_silent()
+    return not spare.used and spare.transport.is_silent()
+
+
 def unanswered(failure: SideFailed) -> str:
     """Why an upstream gave no answer. In TLS 1.3 it may refuse our certificate, or the want of
     one, after the handshake."""

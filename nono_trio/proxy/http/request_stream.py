@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.header_fields import end_to_end_trailers
 from nono_trio.core.http.hidden_request import REASON, body_inspector, hides_request
-from nono_trio.core.http.http1 import MessageWriter
+from nono_trio.core.http.http1 import UNFRAMED, MessageWriter
 from nono_trio.core.http.message import BodyData, MessageEnded, body_events
 from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.proxy.limits import READ_BODY
@@ -74,7 +74,9 @@ class RequestStream:
         self._ended = False
         self._hidden = body_inspector(request.head, is_judged=outgoing.is_judged)
         chunked = request.head.body == "chunked"
-        self._writer = MessageWriter(chunked=chunked, connection=outgoing.connection)
+        self._writer = UNFRAMED
+        if chunked or outgoing.connection:
+            self._writer = MessageWriter(chunked=chunked, connection=outgoing.connection)
         self._pending = self._writer.write(outgoing.started)
 
     @property

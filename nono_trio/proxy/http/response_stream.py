@@ -9,12 +9,12 @@ Rules of this file:
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from nono_trio.core.http.body import ChunkedBody, EndlessBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
 from nono_trio.core.http.header_fields import end_to_end_trailers
-from nono_trio.core.http.http1 import CLOSE, MessageWriter
+from nono_trio.core.http.http1 import CLOSE, UNFRAMED, MessageWriter
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end
 from nono_trio.core.http.trailers import announced
 from nono_trio.core.http.websocket import UPGRADE_FIELDS
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from nono_trio.proxy.http.request_stream import RequestStream
     from nono_trio.proxy.http.rewrite import OutgoingRequest
     from nono_trio.proxy.transport.client import Client
-
-_INTERIM: Final = MessageWriter()  # an interim response has neither a body nor Connection
 
 
 class ResponseStream:
@@ -55,6 +53,8 @@ class ResponseStream:
         "first_byte",
         "keeps_client",
         "received",
+        "status",
+        "switched",
     )
 
     def __init__(
@@ -70,6 +70,11 @@ class ResponseStream:
         """When the first byte came, in seconds of the monotonic clock."""
         self.answered = False
         self.ended = False
+        self.status: int | None = None
+        """The status of the final response; None before its head has come."""
+        self.switched = False
+        """True if the upstream has agreed to a WebSocket and the client has its answer: the next
+        bytes are no HTTP."""
         self.keeps_client = head.keep_alive
         """True unless the response says that the client's connection closes."""
         self._client = client
@@ -79,7 +84,7 @@ class ResponseStream:
         self._stream_id = outgoing.started.stream_id
         self._websocket_key = outgoing.websocket_key
         self._response: ResponseHead | None = None
-        self._writer = _INTERIM
+        self._writer = UNFRAMED  # so are interim responses
         self._interim = 0
         self._unread = b""
         self._pending = b""
@@ -90,20 +95,9 @@ class ResponseStream:
         return self.ended and not self._pending
 
     @property
-    def status(self) -> int | None:
-        """The status of the final response; None before its head has come."""
-        return None if self._response is None else self._response.status
-
-    @property
     def has_open_head(self) -> bool:
         """True if the response's head has begun and is not complete."""
         return self._response is None and bool(self._unread)
-
-    @property
-    def switched(self) -> bool:
-        """True if the upstream has agreed to a WebSocket and the client has its answer: the next
-        bytes are no HTTP."""
-        return self._response is not None and self._response.switches
 
     @property
     def left_over(self) -> bytes:
@@ -155,6 +149,8 @@ class ResponseStream:
                 response = self._take_head(raw[:end])
                 raw = raw[end:]
             self._response = response
+            if response is not None:
+                self.status, self.switched = response.status, response.switches
         self._unread = raw
         if response is None:
             return
@@ -194,7 +190,8 @@ class ResponseStream:
         connection: tuple[Field, ...] = () if self.keeps_client else (CLOSE,)
         if chunked and isinstance(response.body, ChunkedBody):
             connection += announced(response.fields)
-        self._writer = MessageWriter(chunked=chunked, connection=connection)
+        if chunked or connection:
+            self._writer = MessageWriter(chunked=chunked, connection=connection)
         self._pending += self._writer.write(response.started(self._stream_id))
 
     def _take_body(self, response: ResponseHead) -> None:

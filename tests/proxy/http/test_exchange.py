@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import h11
 import pytest
 import trio
@@ -99,6 +101,31 @@ async def test_a_safe_request_that_meets_a_closing_connection_goes_out_again():
             assert answer.body == b"ok"
         assert origin.connections == 3
         assert len(proxy.recorder.events) == 3
+
+
+async def test_an_answer_that_nobody_asked_for_is_never_the_next_ones():
+    asked, told = trio.Event(), trio.Event()
+
+    async def says_more(stream: trio.SocketStream) -> None:
+        assert await stream.receive_some(65536)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await asked.wait()
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged")
+        told.set()
+        await stream.receive_some(65536)
+
+    async with (
+        serving(says_more) as origin,
+        running(LOOPBACK) as proxy,
+        proxy.client() as wire,
+    ):
+        for number in range(1, 3):
+            answer = await wire.exchange(http("GET", f"http://127.0.0.1:{origin.port}/"))
+            assert answer is not None
+            assert (answer.body, origin.connections) == (b"ok", number)
+            asked.set()
+            await told.wait()
 
 
 async def test_any_other_request_never_meets_a_used_connection():
