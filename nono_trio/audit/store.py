@@ -302,15 +302,16 @@ def _runs(directory: Path, pid: int, start_ticks: object, boot: object) -> bool:
 
 def _directories(audit_root: Path) -> list[Path]:
     try:
-        return [entry for entry in audit_root.iterdir() if _is_session_directory(entry)]
+        with os.scandir(audit_root) as entries:
+            return [audit_root / entry.name for entry in entries if _is_session_directory(entry)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise unreadable(audit_root, error) from error
 
 
-def _is_session_directory(entry: Path) -> bool:
-    return is_session_id(entry.name) and entry.is_dir() and not entry.is_symlink()
+def _is_session_directory(entry: os.DirEntry[str]) -> bool:
+    return is_session_id(entry.name) and entry.is_dir(follow_symlinks=False)
 
 
 def _by_prefix(known: list[StoredSession], text: str) -> Path | None:

@@ -102,9 +102,12 @@ def compared(found: StoredSession, story: Story) -> StoredSession:
     return msgspec.structs.replace(found, fault=fault)
 
 
-def sessions(audit_root: Path) -> Iterator[StoredSession]:
-    """Yield every session, newest first by session.json; each is read when it is asked for."""
-    report = ledger.readable_report(audit_root)
+def sessions(audit_root: Path, report: LedgerReport | None = None) -> Iterator[StoredSession]:
+    """Yield every session, newest first by session.json; each is read when it is asked for.
+
+    `report` is the one on the ledger, if there is one already.
+    """
+    report = report or ledger.readable_report(audit_root)
     for known in store.sessions(audit_root):
         yield look(known.directory, report)
 

@@ -34,12 +34,17 @@ SECONDS: Final = 2.0
 
 
 class ProofOnTheWay:
-    """Verifies sessions of one state directory, one after the other, for SECONDS in all."""
+    """Verifies sessions of one state directory, one after the other, for SECONDS in all.
 
-    def __init__(self, audit_root: Path, seconds: float = SECONDS) -> None:
+    `report` is the one on its ledger, if there is one already.
+    """
+
+    def __init__(
+        self, audit_root: Path, report: LedgerReport | None = None, *, seconds: float = SECONDS
+    ) -> None:
         self._root = audit_root
         self._deadline = time.monotonic() + seconds
-        self._report: LedgerReport | None = None
+        self._report = report
 
     def prove(self, session: StoredSession) -> StoredSession:
         """Return `session` with `proved` set, or with the fault that was found."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
+from nono_trio.audit import ledger
 from nono_trio.audit.read.status import Counts, Status, counts_of
 from nono_trio.audit.read.status import status as status_of
 from nono_trio.audit.verify import bound_facts
@@ -68,8 +69,9 @@ def listed(audit_root: Path, wanted: ListFilter) -> Listed:
     """Read the sessions that are asked for, with their status and counts."""
     from nono_trio.audit.verify.on_the_way import ProofOnTheWay
 
-    found, proof = Listed(), ProofOnTheWay(audit_root)
-    for session in bound_facts.sessions(audit_root):
+    report = ledger.readable_report(audit_root)
+    found, proof = Listed(), ProofOnTheWay(audit_root, report)
+    for session in bound_facts.sessions(audit_root, report):
         status = status_of(session)
         if not _wants(wanted, session, status):
             continue

@@ -13,7 +13,7 @@ from harness import RUN_SECONDS
 from installation import install
 from vectors import VECTORS
 
-from nono_trio.audit import store
+from nono_trio.audit import ledger, store
 from nono_trio.audit.read import status, summary
 from nono_trio.cli import main as command_line
 from nono_trio.core.log.session_json import AttemptTotals
@@ -244,6 +244,14 @@ def listed(run, *filters):
     code, out, _ = run("audit", "list", "--json", *filters)
     assert code == 0
     return {session["session_id"] for session in json.loads(out)["sessions"]}
+
+
+def test_a_list_reads_the_ledger_once(run, root, monkeypatch):
+    made.build(root)
+    read, verify = [], ledger.verify
+    monkeypatch.setattr(ledger, "verify", lambda *place: read.append(place) or verify(*place))
+    assert len(listed(run)) == 1
+    assert len(read) == 1
 
 
 def test_filters_of_the_list(run, root, monkeypatch):
