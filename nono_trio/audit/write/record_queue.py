@@ -110,7 +110,7 @@ class RecordQueue(Generic[_Item]):
         items = self.take()
         try:
             self._write(items)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103  (the writer's task raises it)
             self._error = error
             self._rouse()
         if len(items) == MOST_TAKEN:
