@@ -85,8 +85,16 @@ _SESSION_ID = late_pattern(r"[A-Za-z0-9_-]{1,64}")
 
 
 def state_root(override: str | None, environ: Mapping[str, str]) -> Path:
-    """Return the state directory: `override`, NONO_TRIO_STATE_DIR, or the default."""
+    """Return the state directory: `override`, NONO_TRIO_STATE_DIR, or the default.
+
+    Raises UsageError for a URL: nothing is written to one, and a directory `s3:` holds no archive.
+    """
     chosen = override or environ.get(STATE_VARIABLE)
+    if chosen and "://" in chosen and not os.path.exists(chosen):
+        raise UsageError(
+            f"--audit-dir: expected a directory, got the URL {chosen}",
+            hint="`nono-trio audit` verify, search, hosts and export read URLs",
+        )
     return Path(chosen).absolute() if chosen else usual_state_root(environ)
 
 

@@ -68,11 +68,6 @@ def audit_location(audit_dir: str | None) -> Path | str:
 
 def audit_root(audit_dir: str | None) -> Path:
     """Return the directory of the sessions below the state directory that was given, or ours."""
-    if audit_dir is not None and "://" in audit_dir and not os.path.exists(audit_dir):
-        raise UsageError(
-            f"--audit-dir: expected a directory, got the URL {audit_dir}",
-            hint="`nono-trio audit` verify, search, hosts and export read URLs",
-        )
     return store.audit_root(store.state_root(audit_dir, os.environ))
 
 

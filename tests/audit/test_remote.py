@@ -271,9 +271,17 @@ def test_a_file_url_is_a_path(audit, capsys):
         remote.as_path("file://host/x")
 
 
-def test_commands_that_read_no_url_say_so(capsys):
-    assert exit_code(["audit", "show", "latest", "--audit-dir", "s3://b"]) == 2
+@pytest.mark.parametrize(
+    "command", [["audit", "show", "latest"], ["run"], ["keys", "generate"], ["audit", "ship"]]
+)
+def test_commands_that_need_a_directory_take_no_url(tmp_path, monkeypatch, capsys, command):
+    """`run` made a directory `s3:` here, where nobody looks for the log."""
+    monkeypatch.chdir(tmp_path)
+    url = ["--audit-dir", "s3://b"]
+    more = {"run": ["--", "true"], "audit ship": ["--all", "--to", "./x"]}
+    assert exit_code([*command, *url, *more.get(" ".join(command), [])]) == 2
     assert "expected a directory, got the URL s3://b" in capsys.readouterr().err
+    assert not (tmp_path / "s3:").exists()
 
 
 def test_each_session_is_in_an_audit_directory_of_its_own(memory):

@@ -101,6 +101,8 @@ class Exporter:
             # Read first: half an envelope would spoil the line of the next session as well.
             for _ in nono_ingest.encode(head, _pieces(path)):
                 pass
+            for _ in SessionReader(directory).batches():
+                pass  # raises LogRewritten if a record does not go on from the one before it
             for piece in nono_ingest.encode(head, _pieces(path)):
                 self._write(piece)
         except UnicodeDecodeError as error:

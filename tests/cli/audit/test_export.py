@@ -73,6 +73,15 @@ def test_an_envelope_needs_its_enrolment_and_a_sealed_session(state, tmp_path, c
     assert json.loads(output.read_text())["session_id"] == "first"
 
 
+def test_no_envelope_is_made_of_a_session_that_was_tampered_with(state, capsys):
+    log = log_of(build(state, "bad"))
+    log.write_bytes(log.read_bytes().replace(b"evil.test", b"ev1l.test"))
+    enrolled = ["--format", "nono-ingest", "--tenant", "t", "--shipper", "s"]
+    assert exit_code(["audit", "export", "bad", *enrolled]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "error: TAMPERED: " in err) == ("", True)
+
+
 def test_a_log_that_is_no_text_leaves_no_half_of_an_envelope(state, capsysbinary):
     log = log_of(build(state, "bad"))
     log.write_bytes(log.read_bytes().replace(b"evil.test", b"ev\xffl.test"))
