@@ -309,9 +309,12 @@ class Writer:
             self.files.flows_sha256.update(data)
 
     def _observe(self, sequence: int, payload: Payload) -> None:
-        if isinstance(payload, Network) and not is_about_log(payload.event):
-            self.totals.allowed += payload.event.decision == "allow"
-            self.totals.denied += is_denial(payload.event)
+        if isinstance(payload, Network):
+            event = payload.event
+            if event.decision == "allow":
+                self.totals.allowed += not is_about_log(event)
+            elif is_denial(event):
+                self.totals.denied += 1
         self.totals.attempts.add(payload)
         self._tell_observers(sequence, payload)
 

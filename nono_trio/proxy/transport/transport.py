@@ -35,7 +35,6 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from nono_trio.proxy.limits import READ_HEAD
@@ -209,8 +208,9 @@ class TcpTransport(Watch):
         """As `Transport.send_last`. On Linux the bytes leave in the packet that ends the
         connection, so that the peer wakes up once."""
         try:
-            with suppress(BlockingIOError):
-                self.sock.send(data, _MORE)
+            self.sock.send(data, _MORE)
+        except BlockingIOError:
+            pass
         except OSError as error:
             raise SideFailed(self.side, error.errno) from error
 
