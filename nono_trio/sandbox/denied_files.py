@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 MOST_RECORDS: Final = 1000
 # Beyond it, for paths that the verdict on a run depends on: other look-ups must not hide them.
 MOST_TRIPPED: Final = 100
-# A local file system answers in microseconds; a program waits this long for one that hangs.
-EXISTS_SECONDS: Final = 0.5
+# A local file system answers in microseconds, but the thread may be late on a busy machine. Two of
+# them fit into the time for the last look-ups of a run. The server waits less long.
+EXISTS_SECONDS: Final = 2.0
 # A dead mount may block each of them until the run ends.
 _THREADS: Final = 2
 _BATCH: Final = 64
