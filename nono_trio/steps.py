@@ -19,12 +19,15 @@ from __future__ import annotations
 import math
 import threading
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from nono_trio.task_turns import TaskTurns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -61,9 +64,12 @@ _BECOMING_TASK: Final = _Trap(_BECOME_TASK)
 
 
 class _Now(threading.local):
-    """The coroutine whose step runs in this thread."""
+    """The coroutine whose step runs in this thread, and the turns of its tasks."""
 
     one: Stepped | None = None
+
+    def __init__(self) -> None:
+        self.turns = TaskTurns(MAX_SECONDS)
 
 
 _now = _Now()
@@ -163,15 +169,20 @@ class StepQueue:
         """For a coroutine that is woken: make it due."""
         if self._is_open:
             self._due.append(one)
-        if self._resting is not None and not self.is_held:
-            self._rouse()
+        self._rouse_unless_held()
+
+    def begin_turn(self) -> float:
+        """Begin a turn of the dispatcher; return when it ends."""
+        if not _now.turns:  # else `run` lets the next tasks go on
+            _now.turns.begin()
+        return perf_counter() + MAX_SECONDS
 
     def run_due(self, ends: float | None = None) -> bool:
-        """Run the steps that are due: MAX_STEPS at most, until `ends`, which `turn_ends` gave. The
-        task of `run` does the others. Returns False if the time was up, so that other tasks need
-        their turn."""
+        """Run the steps that are due: MAX_STEPS at most, until `ends`, which `begin_turn` gave.
+        The task of `run` does the others. Returns False if the time was up, so that other tasks
+        need their turn."""
         if ends is None:
-            ends = turn_ends()
+            ends = perf_counter() + MAX_SECONDS
         left, is_concluded = MAX_STEPS, False
         self.is_held = True
         try:
@@ -189,7 +200,7 @@ class StepQueue:
         finally:
             self._conclude()
             self.is_held = False
-            if self._due and self._resting is not None:
+            if self._due or _now.turns:
                 self._rouse()
 
     def call_after(self, call: Callable[[], None]) -> None:
@@ -206,15 +217,19 @@ class StepQueue:
     async def run(self) -> NoReturn:
         """Run the steps that others make due, until cancelled: then all become tasks."""
         self._is_open = True
+        turns = _now.turns
+        turns.drive(self._rouse_unless_held)
         try:
             while True:
+                turns.begin()
                 self.run_due()
-                if self._due:
+                if self._due or turns:
                     await trio.lowlevel.checkpoint()
                 else:
                     self._resting = current_task()
                     await wait_task_rescheduled(self._stop_resting)
         finally:
+            turns.stop_driving(self._rouse_unless_held)
             self._end()
 
     def leave(self, one: Stepped) -> None:
@@ -232,6 +247,10 @@ class StepQueue:
             self.move(one, one.coroutine)
         self._due.clear()
 
+    def _rouse_unless_held(self) -> None:
+        if self._resting is not None and not self.is_held:
+            self._rouse()
+
     def _rouse(self) -> None:
         task, self._resting = self._resting, None
         if task is not None:
@@ -240,11 +259,6 @@ class StepQueue:
     def _stop_resting(self, _: object) -> Abort:
         self._resting = None
         return Abort.SUCCEEDED
-
-
-def turn_ends() -> float:
-    """Return when a turn that begins now must leave other tasks theirs."""
-    return perf_counter() + MAX_SECONDS
 
 
 def sleeper() -> Stepped | Task:
@@ -256,7 +270,11 @@ async def suspend(one: Stepped | Task, forget: Forget) -> None:
     """Wait until `resume(one)`, called once. `forget` is called instead if the wait is cancelled or
     fails; it must see to it that `resume` is not called, and return SUCCEEDED."""
     if type(one) is not Stepped:
-        await wait_task_rescheduled(forget)
+        task: Task = one  # type: ignore[assignment]  # `Stepped` has no subclass
+        turns = _now.turns
+        turns.step_ends(task)
+        await wait_task_rescheduled(partial(turns.forget_wake, task, forget))
+        turns.step_begins(task)
         return
     one.is_woken = False
     try:
@@ -273,7 +291,7 @@ def resume(one: Stepped | Task) -> None:
     if type(one) is Stepped:
         one.wake()
     else:
-        reschedule(one)  # type: ignore[arg-type]  # `Stepped` has no subclass
+        _now.turns.wake(one)  # type: ignore[arg-type]  # as above
 
 
 def after_steps(call: Callable[[], None]) -> bool:
@@ -289,16 +307,24 @@ def after_steps(call: Callable[[], None]) -> bool:
 async def turn() -> None:
     """Let all others that are due go on first. A checkpoint in a task."""
     one = _now.one
-    if one is None:
-        await trio.lowlevel.checkpoint()
-    else:
+    if one is not None:
         await one.take_turn()
+    else:
+        await _now.turns.take()
 
 
 async def become_task() -> None:
     """From here on, be a task of trio's; for a task it does nothing."""
     if _now.one is not None:
         await _BECOMING_TASK
+
+
+async def move_much() -> None:
+    """From here on, be a task that may have to wait for others which also move much at a time. It
+    must have been started by `go_on`, which notes its end."""
+    if _now.one is not None:
+        await _BECOMING_TASK
+    _now.turns.join()
 
 
 def is_cancelled() -> bool:
@@ -331,7 +357,12 @@ def start_task(body: Body, nursery: trio.Nursery) -> None:
 
 async def go_on(body: Body) -> None:
     """Go on with a coroutine that may have begun. Raises what it raises."""
-    await _delegate(body)
+    turns = _now.turns
+    await turns.enter()
+    try:
+        await _delegate(body)
+    finally:
+        turns.leave()
 
 
 @coroutine

@@ -34,7 +34,7 @@ from nono_trio.proxy.transport.client import Expired
 from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.proxy.transport.tunnel import Tunnel
 from nono_trio.proxy.upstream.proxy_chain import ProxyRejected
-from nono_trio.steps import become_task, turn
+from nono_trio.steps import move_much, turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -180,7 +180,7 @@ class Exchange:
             if moved:
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
-                    await become_task()
+                    await move_much()
                     await turn()
                 continue
             if self._gathered is not None and self._gathered.is_held:
@@ -211,7 +211,7 @@ class Exchange:
             if response.pump():
                 pieces += 1
                 if pieces % TURN_PIECES == 0:
-                    await become_task()
+                    await move_much()
                     await turn()
             elif client.tcp.broken:
                 raise SideFailed("client")

@@ -24,6 +24,7 @@ from nono_trio.proxy.listeners.origin import origin_of
 from nono_trio.proxy.transport.epoll import Readiness, Waker
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.transport import TcpTransport
+from nono_trio.steps import start_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -89,7 +90,7 @@ class PortRelay:
                     await trio.sleep(_ACCEPT_BACKOFF if error.errno in _SHORT else 0)
                     continue
                 sock = socket.socket(fileno=accepted.detach())
-                handlers.start_soon(self._handle, sock, handlers)
+                start_task(self._handle(sock, handlers), handlers)
 
     @contextmanager
     def _wakes(self, handlers: trio.Nursery) -> Generator[None]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 import trio
 from trio.lowlevel import Abort
 
-from nono_trio.steps import StepQueue, resume, sleeper, suspend, turn_ends
+from nono_trio.steps import StepQueue, resume, sleeper, suspend
 
 if sys.platform == "darwin":
     from nono_trio.proxy.transport import kqueue as poller
@@ -148,7 +148,7 @@ class Readiness:
         listeners, steps = self._listeners, self.steps
         while True:
             await trio.lowlevel.wait_readable(fd)
-            ends = turn_ends()  # of all these looks together
+            ends = steps.begin_turn()  # of all these looks together
             for _ in range(_MOST_LOOKS):
                 events = poll(0, _MAX_EVENTS)
                 if not events:

@@ -27,7 +27,7 @@ from nono_trio.proxy.limits import (
 )
 from nono_trio.proxy.transport.splice import PipePool, splice_between
 from nono_trio.proxy.transport.transport import SideFailed
-from nono_trio.steps import become_task, turn
+from nono_trio.steps import move_much, turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -245,7 +245,7 @@ class Relay:
                     self.closed_by = self._ended_by() or "client"
                     return
                 if up.moved + down.moved - before >= SPLICE_FROM:
-                    await become_task()
+                    await move_much()
                     most = TURN_BYTES
                 if more:
                     await turn()
