@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nono_trio.steps import Stepped
 
     Item: TypeAlias = "Pending | Flow | bytes"
-    """What is in the queue: records, and lines of flows.ndjson and processes.ndjson."""
+    """An entry of the queue: a record, or a line of flows.ndjson or of processes.ndjson."""
 
 AuditMode = Literal["strict", "best-effort"]
 AuditSync = Literal["always", "interval", "never"]
@@ -136,7 +136,7 @@ class Recorder:
         self._queue = queue
         self._mode = mode
         self.programs: FindsPrograms | None = None
-        """Who tells which programs records came from, if anybody does."""
+        """Tells which programs records came from; None if that is not recorded."""
         self.lost_to_full_queue = 0
         self.lost_flows = 0
         # Flows that did not fit in the queue. Each belongs to a committed decision, and no other
@@ -249,7 +249,7 @@ class Recorder:
         except trio.WouldBlock:
             self._waiting_lines.append(lines)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            pass  # the records stand without them
+            pass  # the records are valid without them
 
     def commit_searched(self, pending: Pending) -> None:
         """For the writer: have it commit, with the next batch, an event that was searched for."""

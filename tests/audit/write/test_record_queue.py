@@ -1,4 +1,4 @@
-"""What steps record is committed right after them, and the log is as by the channel alone."""
+"""Records of steps are committed right after them, and the log is as by the channel alone."""
 
 from __future__ import annotations
 
