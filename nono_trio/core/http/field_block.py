@@ -1,4 +1,4 @@
-"""The field lines of an accepted head, as one block: split, and as they go on.
+"""The field lines of an accepted head, as one block: split, and ready to go on.
 
 A program sends the same fields with each request to a host, whatever it asks for, and a server may
 answer with the same ones. So blocks are remembered, with what is made of them.
@@ -89,7 +89,7 @@ class FieldBlock(msgspec.Struct, frozen=True, gc=False):
         return self.names <= _HARMLESS_OR_TOKEN
 
     def end_to_end(self, dropped: frozenset[bytes]) -> WrittenFields:
-        """The fields that go on, as they were spelled, without `dropped` (lower case)."""
+        """The fields that go on, with the names of the wire, without `dropped` (lower case)."""
         found = self.passed_on.get(dropped)
         if found is None:
             found = WrittenFields.of(end_to_end_fields(self.spelled, dropped))
@@ -103,7 +103,7 @@ class FieldBlock(msgspec.Struct, frozen=True, gc=False):
 class BlockMemory(Generic[_Block]):
     """Blocks that have come at least twice, by their exact lines with the blank one.
 
-    What comes once (another date, another length) costs little, and puts nothing else out.
+    A block that comes once (another date, another length) costs little and replaces nothing.
     """
 
     def __init__(self) -> None:

@@ -281,7 +281,7 @@ def may_carry(spare: Upstream, head: RequestHead) -> bool:
     A used one carries only a request that can go out again: the upstream may be closing the
     connection at this moment, and then it is unknown whether it acted on the request. What came
     from the upstream before the request itself came was reported before it. Only a request that
-    can't go out again must know of more, for that may be the upstream's end.
+    can't go out again must know of more: it may be the upstream's end.
     """
     if is_repeatable(head):
         return not spare.transport.readable or spare.transport.is_silent()
