@@ -81,7 +81,7 @@ class TaskTurns:
             reschedule(task)
 
     async def enter(self) -> None:
-        """Wait for the first turn of a task that has just begun. Not cancelled, as it is short."""
+        """Wait for the first turn of a task that has just begun. Nothing cancels this wait."""
         task = current_task()
         if self._must_wait():
             self._wait(task)
