@@ -98,8 +98,8 @@ def is_command() -> bool:
 
 
 def collect_rarely() -> None:
-    """Look for garbage rarely: what is imported is none, and to look at it takes a run's start
-    a fifteenth of its time."""
+    """Look for garbage rarely: imported modules are no garbage, and to search them takes a
+    fifteenth of the time of a run's start."""
     import gc  # late: only once the search path is ours
 
     _State.thresholds = gc.get_threshold()

@@ -320,7 +320,7 @@ async def become_task() -> None:
 
 
 async def move_much() -> None:
-    """From here on, be a task that may have to wait for others which also move much at a time. It
+    """Become a task that moves much: while many such tasks move, it waits for its turns. The task
     must have been started by `go_on`, which notes its end."""
     if _now.one is not None:
         await _BECOMING_TASK

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 FEW: Final = 16  # tasks with bodies, each of which moves for 0.3 ms before it takes its turn
 MOST: Final = 64  # tasks that go on at once in a crowd, however short their steps are
-# The weight of a step in what one typically takes. Other programs may have used the CPU during a
-# long one; short ones may be from tasks that found nothing to move.
+# The weight of a step in the typical time of one. Other programs may have used the CPU during a
+# long step; a short step may be of a task that found nothing to move.
 _LONGER, _SHORTER = 1 / 4, 1 / 64
 
 
@@ -47,7 +47,7 @@ class TaskTurns:
         self._began = 0.0
 
     def __len__(self) -> int:
-        """How many have been woken and wait for their turn."""
+        """The number of tasks that were woken and wait for their turn."""
         return len(self._waiting)
 
     def drive(self, rouse: Callable[[], None]) -> None:
@@ -125,13 +125,13 @@ class TaskTurns:
         self._drivers[-1]()
 
     def step_begins(self, task: Task) -> None:
-        """For a task that goes on."""
+        """Note that a task goes on."""
         if self._is_crowd:
             self._stepping = task
             self._began = perf_counter()
 
     def step_ends(self, task: Task) -> None:
-        """For a task that waits. Its step counts if it is known when it began."""
+        """Note that a task waits. The time of its step counts if its beginning was noted."""
         if task is self._stepping:
             took = min(perf_counter() - self._began, self._seconds)
             weight = _LONGER if took > self._typical else _SHORTER

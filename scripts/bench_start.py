@@ -123,7 +123,7 @@ def _commands(state: Path, tell: Callable[[str], None]) -> dict[str, Sequence[st
 def _works(
     name: str, command: Sequence[str | Path], state: Path, tell: Callable[[str], None]
 ) -> bool:
-    """Whether the command ends well on this machine; tells why it does not."""
+    """Return whether the command ends well on this machine; say why if it does not."""
     try:
         _take(command, state)
     except BenchmarkFailed as error:

@@ -308,7 +308,7 @@ read = ["~/x", "$HOME/y"]
 
 
 def archive(data: bytes) -> str:
-    """What is read of an archive is all of it: written again, it is the same bytes."""
+    """The reader takes all of an archive: what it reads, written again, is the same bytes."""
     file, found = io.BytesIO(data), {}
     session_id = session_id_of(data[:BLOCK]) or ARCHIVED
     try:

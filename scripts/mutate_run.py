@@ -43,7 +43,7 @@ CPU_FACTOR, SECONDS_FACTOR = 4.0, 20.0
 REACH_SECONDS = 1800.0
 
 Rows = dict[str, tuple[str, ...]]
-Sources = dict[str, bytes]  # of the files with mutants, as they were copied
+Sources = dict[str, bytes]  # the copies of the files with mutants
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -61,8 +61,9 @@ class Tree(NamedTuple):
 def read_heads(path: Path, key: bytes | None = None, *, notes: bool = True) -> Iterator[LedgerHead]:
     """Yield the checkpoints in a file, in order; only those of `key` if it is given.
 
-    Without `notes` only the signature over each line is checked, which covers its note too: nobody
-    without the key has changed it. `require_note` makes up for that. Yields nothing without a file.
+    Without `notes` only the signature over each line is checked. It covers the note too, so only
+    the key's owner can have changed that. `require_note` makes up for it. Yields nothing without a
+    file.
     Raises BadLedgerHead, and LogUnreadable.
     """
     for number, _, line in ledgers.numbered_lines(path):

@@ -212,8 +212,8 @@ class RemoteRoot:
     def _list(self, url: str, path: str) -> list[tuple[str, dict[str, Any]]]:
         """Return what is directly below a path, each with its name; [] if there is nothing.
 
-        In a store a file and a directory may have one name: whoever may add an object could hide a
-        file behind a directory, so both are returned.
+        In a store a file and a directory may have the same name. Both are returned, so that an
+        added object can't hide a file behind a directory.
         """
         with _told(url):
             self._files.invalidate_cache()
@@ -244,8 +244,8 @@ class SessionsAt:
     """The local directories of a session at a URL, or of each one below it, by name; iterate once.
 
     `session` is a URL or an id at the location. A directory lies in an audit directory with the
-    ledger, alone, and is gone when the next is asked for. What the block that uses it raises must
-    be told by `as_asked` inside of that block. Iterating raises LogUnreadable and UsageError.
+    ledger, alone, and is gone when the next is asked for. A block that uses it must pass its errors
+    through `as_asked`, inside of that block. Iterating raises LogUnreadable and UsageError.
     """
 
     def __init__(self, audit_location: Path | str, session: str | None = None) -> None:

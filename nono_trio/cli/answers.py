@@ -91,7 +91,7 @@ class SearchProgram(msgspec.Struct, kw_only=True, frozen=True):
 class SearchAnswer(msgspec.Struct, kw_only=True, frozen=True):
     """One line of `audit search --json`: a record that was found.
 
-    Null: the record has none. `time` is in UTC. `kind` is network, file, url or command; `method`
+    Null: the record lacks it. `time` is in UTC. `kind` is network, file, url or command; `method`
     is DNS for a look-up. `real_path`, `access` and `pid` are of a file.
     """
 

@@ -193,7 +193,7 @@ def _stand_ins(credentials: SessionCredentials) -> dict[str, str | dict[str, str
 
 
 def _routes(credentials: SessionCredentials, listener: str) -> dict[str, str] | msgspec.UnsetType:
-    """Return the base URLs of the routes; the line has none without any."""
+    """Return the base URLs of the routes; UNSET, which the line leaves out, if there are none."""
     from nono_trio.session.credentials.routes import route_urls
 
     return route_urls([one.credential for one in credentials.held], listener) or msgspec.UNSET

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nono_trio.sandbox.filesystem.plan import FilePlan
 
 GITHUB_VARIABLE: Final = "GITHUB_STEP_SUMMARY"
-# A step's page may have 1 MiB; whoever tried more hosts than that scans.
+# A step's page may have 1 MiB; a command that tried more hosts than that scans.
 MAX_ROWS: Final = 50
 # Characters that mean something in a Markdown cell or to HTML, by number instead.
 _MARKUP: Final = str.maketrans({one: f"&#{ord(one)};" for one in "&<>|`*_[]()!#~@\\:"})
@@ -171,7 +171,7 @@ def _marked(text: str) -> str:
 
 
 class SummaryOutput:
-    """Where the summary of a run goes, and in which form; `path` None stands for stderr.
+    """The form and the place of the summary of a run; `path` None means stderr.
 
     Everything that it needs is loaded and open before the command starts.
     """

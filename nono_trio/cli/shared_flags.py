@@ -53,7 +53,7 @@ no_pager_option = option(
 
 
 def audit_location(audit_dir: str | None) -> Path | str:
-    """As `audit_root`, for a command that reads a URL too; returns that as it is."""
+    """As `audit_root`. It also takes the URL of a store and returns that of the sessions there."""
     if audit_dir is not None and "://" in audit_dir:
         from nono_trio.audit.remote import as_path, is_url, require_url
 

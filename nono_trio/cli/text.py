@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.attempts import AttemptTally
 
 # A request path may be 8 KiB long; a line of that length is not read by anybody.
-# So many attempts without a record of their own are told at the end of a run. Fewer are everyday: a
-# name is looked up twice and has two addresses.
+# The end of a run mentions this many attempts without a record of their own, or more. Fewer are
+# everyday: a name is looked up twice and has two addresses.
 FLOOD = 20
 MAX_DETAIL = 160
 

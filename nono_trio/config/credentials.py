@@ -154,8 +154,8 @@ def _open_token_urls(
     place: str,
     note_source: Callable[[str, str, str], None],
 ) -> None:
-    """Open the token URLs of a login for POST, and nothing else of their hosts: another URL there
-    may give tokens that are not captured. A bound host is open already."""
+    """Open only the token URLs of a login, for POST: another URL of their hosts may give tokens
+    that are not captured. A bound host is open already."""
     for url in login.token_urls:
         for text in given["no_intercept"]:
             if url.scheme == "https" and overlap(check_no_intercept(text), _HostOf(url.host)):

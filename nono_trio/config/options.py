@@ -47,7 +47,8 @@ class Given(msgspec.Struct, frozen=True):
 
 
 class HostFiles(msgspec.Struct, frozen=True):
-    """What one host is reached with where requests are seen: paths, and the source of the key."""
+    """The CA, certificate and key for connections to one host whose requests are seen: two paths,
+    and the source of the key."""
 
     ca: str | None = None
     certificate: str | None = None
@@ -77,7 +78,7 @@ class NetworkOptions(msgspec.Struct, frozen=True):
     host_files: Mapping[str, HostFiles] = MappingProxyType({})
     """Endpoint rules with their action, as in `deny POST https://a.example.com/**`."""
     credentials: Sequence[Credential] = ()
-    """What they open is among the other entries."""
+    """The hosts and endpoints that they open are among the other entries."""
 
     def source(self, name: str, entry: object = "") -> str:
         """Return the source of an entry: its flag, unless a profile or a group gave it."""

@@ -177,7 +177,7 @@ def _variables(chosen: Chosen, values: Mapping[str, Any]) -> VariableRules:
 
 
 def _judging(values: Mapping[str, Any]) -> Judging:
-    """What makes the run fail; a path is taken as given and without symlinks."""
+    """Return what makes the run fail. Each path is in it as given, and without symlinks."""
     directory = os.path.abspath(expand_home(values["workdir"] or ""))
     paths = [os.path.join(directory, expand_home(path)) for path in values["fail_on_path"]]
     both = dict.fromkeys(

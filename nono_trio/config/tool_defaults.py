@@ -33,7 +33,7 @@ MAX_BYTES: Final = 1024 * 1024
 MAX_PROGRAM_BYTES: Final = 256 * 1024 * 1024
 # A mark, and a name of 253 bytes behind it.
 _MATCH_BYTES: Final = 320
-# Installed copies of one tool that are looked at; they all have the same default.
+# Installed copies of one tool that are read; they all have the same default.
 MAX_COPIES: Final = 32
 
 _PIP_INDEX: Final = late_pattern(
@@ -196,7 +196,8 @@ def _npm_copies(environ: Mapping[str, str]) -> list[str]:
 
 
 def _cargo_copies(environ: Mapping[str, str], home: str) -> list[str]:
-    """Return cargo's programs: rustup's toolchains, for which the one on the path stands, first."""
+    """Return cargo's programs. Those of rustup's toolchains are first, because the one on the path
+    only starts one of them."""
     rustup = environ.get("RUSTUP_HOME") or f"{home}/.rustup"
     copies = _existing([f"{glob.escape(rustup)}/toolchains/*/bin/cargo"])
     stable = [path for path in copies if "/stable" in path]

@@ -91,7 +91,7 @@ class ProxyContext(msgspec.Struct):
     closing: bool = False
     """No connection is accepted any more, so none is kept for another request."""
     record: Callable[[NetworkEvent, RecordOrigin | None], Awaitable[int]] = never_made
-    """As the recorder's, for a connection that may have no task yet. So is `dialler`."""
+    """The recorder's `record`; a connection without a task may call it. So it is with `dialler`."""
 
     def __post_init__(self) -> None:
         self.dialler = in_task_unless_stepwise(self.dialler)

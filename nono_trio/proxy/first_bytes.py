@@ -1,7 +1,7 @@
-"""What a client or a server sends first: an HTTP head, a TLS hello, or anything at all.
+"""Reads the first bytes of a client or a server: an HTTP head, a TLS hello, or anything at all.
 
 Rules of this file:
-- What was read of a hello stays in `client.unread`, so that it can still be sent on.
+- The bytes of a hello stay in `client.unread` after they were read, so they can still be sent on.
 - Each read is bounded: by the time for a head, or by that of an idle tunnel.
 - A client whose place was given away raises Expired, and gets no answer.
 """

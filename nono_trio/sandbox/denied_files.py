@@ -301,7 +301,8 @@ def _found(one: _LookUp) -> _Found | None:
 
 
 def _real(path: bytes, *, is_link: bool) -> bytes:
-    """The path without symlinks; what is mounted at `path` itself is not asked, as it may hang."""
+    """The path without symlinks. A file system that is mounted at `path` itself is not asked: it
+    may hang."""
     if is_link:
         return followed(path)
     directory, _, name = path.rpartition(b"/")

@@ -116,7 +116,7 @@ def check_denied_files(plan: CagePlan) -> Check:
 
 
 def check_refused_attempts(plan: CagePlan) -> Check:
-    """Report whether the cage of `plan` records what the kernel refuses by itself, and whether
+    """Report whether the cage of `plan` records attempts that the kernel refuses, and whether
     `HOST:*` opens every port to programs without the proxy.
 
     Blocking as `try_cage`.

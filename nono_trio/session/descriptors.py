@@ -2,8 +2,8 @@
 
 A tunnel needs two sockets, and the usual soft limit is 1024. The supervisor raises its own soft
 limit, after the launcher was started: the child keeps the caller's, as programs that still use
-select() break beyond 1024. The proxy serves as many connections as there is room for, so that one
-too many gets an answer that says so, and nothing else lacks a descriptor.
+select() break beyond 1024. The proxy serves as many connections as there is room for. One more gets
+an answer that says so, and takes no descriptor that something else needs.
 
 Flags like O_NONBLOCK belong to what is open, not to a descriptor: those that the child sets on its
 standard streams are set for the caller's shell as well, and outlive the run.
@@ -39,7 +39,7 @@ def max_connections(wanted: int | None) -> int:
     if hard == resource.RLIM_INFINITY:
         return wanted or USUAL_CONNECTIONS
     # A low limit keeps a quarter for all else, and never less than what is open at the start, the
-    # pipes of tunnels, and those that are told that there are too many.
+    # pipes of tunnels, and the connections that get a refusal.
     open_beside = _AT_THE_START + most_pipes(hard) * _A_PIPE + max_refusals()
     beside = max(min(_BESIDE, hard // 4), open_beside)
     most = max((hard - beside) // _A_CONNECTION, 1)

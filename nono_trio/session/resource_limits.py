@@ -1,4 +1,4 @@
-"""The kernel mechanism that carries each limit on this machine, or why there is none.
+"""Chooses the kernel mechanism for each limit on this machine, or says why none can carry it.
 
 Rules: a limit that would not hold is refused, never accepted silently; one that holds for each
 process instead of the whole cage is warned of. A cage that was given no limit on processes gets one

@@ -64,7 +64,7 @@ def run_signer(options: RunOptions, files: FilePlan, *, dry: bool = False) -> Si
 
 
 def run_followers(options: RunOptions, policy: Policy, files: FilePlan) -> list[Follower]:
-    """Return who is told of the ledger's checkpoints after a run; raises UsageError."""
+    """Return the followers that get the ledger's checkpoints after a run; raises UsageError."""
     audit = options.session.audit
     opened = OpenedFiles(files, sandbox=options.sandbox)
     anchors = _anchors(options.session, options.environment, opened)

@@ -119,8 +119,8 @@ class Supervisor:
         outcome: Outcome,
         hurried: Callable[[], Awaitable[None]] = trio.sleep_forever,
     ) -> None:
-        """As `run`, in any thread, and without a receiver of signals: whoever calls it ends the
-        session by `shutdown.advance`. What happened is in `outcome`.
+        """As `run`, in any thread, and without a receiver of signals: the caller ends the session
+        by `shutdown.advance`. The result is in `outcome`.
 
         The signature of the ledger is given up once `hurried` returns.
         """

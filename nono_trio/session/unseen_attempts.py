@@ -1,7 +1,7 @@
-"""What the verdict on a run can't see in the cage that was built, so that it is no reason to fail.
+"""Warns of attempts that can't fail a run, because its verdict can't see them in this cage.
 
-Rules of this file: it is asked once the cage stands, after every fallback. A sentence comes only
-with a flag that has the run judged.
+Rules of this file: it is called once the cage is built, after every fallback. It warns only if a
+flag has the run judged.
 """
 
 from __future__ import annotations

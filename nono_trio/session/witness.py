@@ -2,7 +2,7 @@
 
 Rules of this file: it blocks, in the thread that signs the ledger, after the session is sealed. A
 call takes at most TRIES questions. Whatever a witness answers is recorded beside the ledger. A
-witness that has seen another ledger under our key is a conflict, which the user is told; one that
+witness that has seen another ledger under our key is a conflict, of which a warning tells; one that
 does not answer is asked again by the next session.
 """
 

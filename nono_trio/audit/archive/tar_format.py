@@ -31,7 +31,7 @@ MANIFEST: Final = "archive.json"
 FORMAT: Final = "nono-trio session archive"
 
 _MIB: Final = 1024 * 1024
-# What the eleven octal digits of a size can say: some eight million records.
+# The largest size that eleven octal digits can express; some eight million records fit.
 MAX_FILE: Final = 8 * 1024**3 - 1
 _SMALL: Final = 64 * 1024
 # Each file of an archive and the most bytes of it, in the order of the archive.

@@ -52,8 +52,8 @@ class Refused(Exception):
 
 
 class Taken(NamedTuple):
-    """What a receiver that has taken a batch says of it: how many records it rejected, and a
-    sentence for the user."""
+    """The answer of a receiver that has taken a batch: how many records it rejected, and a sentence
+    for the user."""
 
     rejected: int = 0
     said: str | None = None

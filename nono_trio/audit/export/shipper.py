@@ -5,7 +5,7 @@ Rules of this file:
 - At least once: a position is saved after its batch was taken. In order: the next batch of a
   session waits for the one before. One batch at a time is in memory.
 - A session that an earlier run sent whole is read again if its log has another length by now.
-- The user is told once of a session that is tampered with, cut or removed. The others go on.
+- One message reports a session that is tampered with, cut or removed. The others go on.
 - A line that the receiver refuses is passed over only if the receiver takes others. One that
   refuses everything is set up wrongly, and gets everything again.
 - A receiver that does not answer is asked again without end when following, else MOST_FAILURES
@@ -106,8 +106,9 @@ class Shipper:
         self.shipped = Shipped()
 
     async def run(self) -> Shipped:
-        """Ship until all is sent, or when following until `stopping` is set and what is there by
-        then is sent: whoever sets it sets a deadline too, for a log that grows.
+        """Ship until all is sent. When following, ship until `stopping` is set and all that is
+        there by then is sent. A log may keep growing, so the caller that sets `stopping` must set
+        a deadline too.
 
         Raises ShipFailed, LogUnreadable for a directory of sessions that can't be read, and
         OSError. If cancelled, a batch that was on its way is sent again by the next run.
@@ -205,7 +206,7 @@ class Shipper:
         """Send a batch until the receiver has taken it; return False if it refuses every line.
 
         A batch that it refuses is halved until the refused lines are found. They are passed over if
-        it takes other lines, and the user is told of each. Raises ShipFailed and _Stopped.
+        it takes other lines, with a message about each. Raises ShipFailed and _Stopped.
         """
         waiting, taken, rejected, refusals = [lines], 0, 0, 0
         works = session.refused_at is not None and self._taken > session.refused_at
@@ -338,7 +339,7 @@ class Shipper:
     def _add_fault(
         self, kind: Literal["tampered", "removed"], message: str, facts: SessionFacts
     ) -> None:
-        """Have the receiver told too: whoever reads there looks at no terminal here."""
+        """Queue a line about the fault for the receiver, whose readers do not see this terminal."""
         sequence = self._cursor.load(facts.session_id).position.records
         now = time.time_ns() // 1_000_000
         fault = FaultLine(kind=kind, sequence=sequence, unix_ms=now, message=message)

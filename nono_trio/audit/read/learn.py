@@ -193,7 +193,7 @@ def _take(learned: Learned, event: NetworkEvent) -> None:
 
 
 def _take_request(learned: Learned, event: NetworkEvent, target: Target) -> None:
-    """Count a request that endpoint rules judged, by the rule that allows it and nothing else."""
+    """Count a request that endpoint rules judged, by the rule that allows only it."""
     if len(learned.judged) < MAX_TARGETS:
         learned.judged.add(target)
     call = parse_note(event.reason).call

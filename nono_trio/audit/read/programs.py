@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_PROGRAMS: Final = 1000
-MAX_PROCESSES: Final = 1000  # of one program that are told apart
+MAX_PROCESSES: Final = 1000  # of one program that are counted as different ones
 OTHER_PROGRAMS: Final = "(other programs)"
 GONE: Final = "(gone before it was found)"
 UNKNOWN: Final = "(not found)"
 
-# What a record did to the numbers of attempts, as bits of one byte.
+# The numbers of attempts that a record changed, as bits of one byte.
 ALLOWED: Final = 1
 DENIED: Final = 2
 FAILED: Final = 4
@@ -95,7 +95,7 @@ class Programs:
 
 
 def program_of(line: ProcessLine) -> str:
-    """The name of a line's program, or why it has none."""
+    """The name of a line's program, or the reason why no program was found."""
     if line.state == "found":
         return program_text(line.exe, line.argv)
     return GONE if line.state == "gone" else UNKNOWN

@@ -216,7 +216,8 @@ def line_blocks_backwards(path: Path, size: int) -> Iterator[bytes]:
 
 
 class Link(msgspec.Struct):
-    """What the next record goes on from, by a record's own fields, and what it went on from."""
+    """A record's place in the chain, as its own fields say. The next record must continue from
+    `sequence` and `chain_hash`; `prev_chain` is the hash that this record continues from."""
 
     sequence: int
     chain_hash: str

@@ -86,7 +86,8 @@ class Story(msgspec.Struct):
     bytes_down: int = 0
     programs: list[ProgramCount] = msgspec.field(default_factory=list)
     by_sequence: bytearray = msgspec.field(default_factory=bytearray)
-    """What each record did to `attempts`, a byte a record: for the lines of processes.ndjson."""
+    """The numbers in `attempts` that each record changed, a byte a record (programs.py); the lines
+    of processes.ndjson need them."""
     look_ups: dict[str, int] = msgspec.field(default_factory=dict)
     """The first record of a denied look-up by name, at most MAX_HOSTS."""
 

@@ -189,7 +189,7 @@ class _Reading:
 
 
 def _offsets(checkpoints: Path, size: int) -> Iterator[int]:
-    """Yield the offsets of the checkpoints, up to the first line that is none."""
+    """Yield the offsets of the checkpoints, up to the first line that is not a checkpoint."""
     for line in lines(checkpoints, size):
         checkpoint = parse_checkpoint(line)
         if checkpoint is None:

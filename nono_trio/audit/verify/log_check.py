@@ -133,7 +133,7 @@ class LogCheck:
         return self.network_count < max(MAX_NETWORK_EVENTS, len(self._network_events))
 
     def join(self, part: GoodPart, data: bytes) -> bool:
-        """Go on after a part that is good by itself, with the bytes `data`.
+        """Go on after a part with the bytes `data`, in which no fault was found.
 
         Returns False, with nothing changed, if it does not go on where the log is good up to.
         Raises BadRecord where checkpoints or session.json disagree; this check can't be used after

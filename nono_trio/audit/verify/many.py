@@ -141,8 +141,8 @@ def verify_root(
     in_flight: int = IN_FLIGHT,
 ) -> Iterator[Verification]:
     """Yield the answers for every session of an audit directory (a path or a URL), as they come,
-    and then for every session that its ledger knows and the directory does not have. One that is
-    removed on purpose meanwhile has none, like those that were removed before.
+    and then for every session that its ledger knows and the directory does not have. There is no
+    answer for a session that was removed on purpose, before this call or during it.
 
     Without an executor they are verified here. Raises LogUnreadable and UsageError if the directory
     can't be listed.
@@ -270,7 +270,8 @@ def missing(
     """Sessions of the ledger that are gone, and the ledger itself where it is damaged, contradicts
     its signed checkpoints or can't be read: the sessions that are gone are not known then.
 
-    A session that was sealed after the listing of those `present` is there: `judge` verifies it."""
+    `present` was listed before. A session that was sealed since then is there, so `judge` verifies
+    it."""
     path = audit_root / ledger.LEDGER
     try:
         if is_replaced(path):  # the sessions that are gone are not known then

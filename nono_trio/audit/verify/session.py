@@ -278,8 +278,8 @@ def _answer(evidence: Evidence, count: int, head: str | None, root: str | None) 
 
 
 def _session_id(evidence: Evidence) -> str | None:
-    """Return the id that a session has by its place: a copy of another one must not be told under
-    the other's id. Upstream's sessions may lie under any name."""
+    """Return the id that a session has by its place, so that a copy of another session is not
+    reported under the other's id. Upstream's sessions may lie under any name."""
     if evidence.metadata is not None and not evidence.ours:
         return evidence.metadata.session_id
     return place_name(evidence.directory) if evidence.directory is not None else None

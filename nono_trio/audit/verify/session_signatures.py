@@ -1,4 +1,4 @@
-"""What the signatures of a session mean for its verdict, and what the answer says of them.
+"""Checks the signatures of a session: their part of its verdict, and of the answer.
 
 Rules of this file: a session of ours is signed in all its parts or in none, and a pinned key must
 be its own. The verdict on a session of upstream nono depends on its bundle only if a key is pinned.

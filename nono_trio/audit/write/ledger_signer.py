@@ -46,7 +46,7 @@ class NotPublished(NonoTrioError):
 
 
 class Follower(Protocol):
-    """Whoever is told of a checkpoint after it is on the disk."""
+    """Gets each checkpoint once it is on the disk."""
 
     def publish(self, head: LedgerHead) -> None:
         """Hand on a checkpoint; blocks for seconds. Raises NotPublished, AuditLost and OSError."""
@@ -74,8 +74,8 @@ class LedgerSigner:
         return self._last_head()
 
     def stop(self) -> None:
-        """End what the signer and the followers do in other threads, for good; blocks for a
-        moment."""
+        """End what the signer and the followers do in other threads; they can't be used again.
+        Blocks for a moment."""
         self._signer.stop()
         for follower in self.followers:
             follower.stop()

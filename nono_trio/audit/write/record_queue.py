@@ -3,9 +3,9 @@
 Rules of this file:
 - Everything goes through one channel, so the order of the queue is the order of the log.
 - The writer's task rests only while the queue is empty. What a task puts in wakes it.
-- What a step puts in (steps.py) is written right after the steps that are due, while the writer's
-  task rests on. To wake that task, and then the one that runs the steps, would cost a twelfth of a
-  request of one client alone. The writer's task raises what fails then.
+- What a step puts in (steps.py) is written right after the steps that are due, without waking the
+  writer's task. To wake that task, and then the one that runs the steps, would cost a twelfth of a
+  request of one client alone. If such a write fails, the writer's task raises the error.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def repair(as_json: bool, audit_dir: str | None) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether a file or link is there; raises LogUnreadable if nobody can say."""
+    """Return whether a file or link is there; raises LogUnreadable if this can't be found out."""
     try:
         path.lstat()
     except FileNotFoundError:

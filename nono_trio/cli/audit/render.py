@@ -202,7 +202,8 @@ def _lost_flows(session: StoredSession) -> str:
 
 
 def session_rows(session: StoredSession, status: Status, story: Story) -> Iterator[tuple[str, str]]:
-    """What ran, when, and how it ended; not cleaned yet, as all rows."""
+    """The rows about a session: what ran, when, and how it ended. Control characters are still in
+    them, as in all rows."""
     name = f"  (name {clean(session.name)})" if session.name else ""
     yield "session", f"{session.session_id}{name}"
     ended = _end_text(session, story)

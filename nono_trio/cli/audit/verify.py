@@ -57,7 +57,7 @@ def verify_targets(
     pinned: PublicKeys | None = None,
     wait: Waiting | None = None,
 ) -> Iterator[Verification]:
-    """The answers for sessions as people name them, in that order; `wait` is told how far it is.
+    """The answers for sessions as people name them, in that order; `wait` shows the progress.
 
     Those of a URL are fetched one after another, each when it is verified.
     """

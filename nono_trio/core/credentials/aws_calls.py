@@ -4,8 +4,8 @@ Answers are not changed, so such a call is refused. Its user has the keys made o
 source of the credential.
 
 Rules of this file:
-- Only these services are looked at, because most others have no keys in their answers: STS, IAM and
-  S3 Express. Of STS, the calls that are known to have none in theirs may go.
+- Only STS, IAM and S3 Express are checked, because most other services have no keys in their
+  answers. Of STS, only calls whose answers are known to be without keys may go.
 - A call that can't be read counts as one whose answer has keys.
 """
 

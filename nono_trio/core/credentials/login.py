@@ -31,7 +31,7 @@ _NO_TOKENS: Final = frozenset({"token_type", "expires_in", "scope", "error", "st
 
 @dataclass(frozen=True, slots=True)
 class LoginSettings:
-    """What `[credentials.NAME.login]` says. `fields` are all that hold tokens."""
+    """The settings of `[credentials.NAME.login]`. `fields` are all that hold tokens."""
 
     token_urls: tuple[TokenUrl, ...]
     fields: tuple[str, ...] = TOKEN_FIELDS

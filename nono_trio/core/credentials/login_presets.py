@@ -1,8 +1,8 @@
 """Presets of captured logins: what an agent asks when it signs in, by the credential's name.
 
 Rules of this file:
-- It is data, from the public source of each agent. Claude Code has none: its URLs are those of
-  public clients that sign in as it does.
+- It is data, from the public source of each agent. Claude Code has no public source: its URLs are
+  those of public clients that sign in as it does.
 - `token_urls` are all URLs that give tokens, at any host that the preset or a profile opens: one
   that is missing would hand the command a real token. A rule for POST closes the rest of its host.
 - Hosts are bound as narrowly as the agent's requests allow. GitHub is read-only, as in presets.py.

@@ -116,7 +116,7 @@ class LoginTokens:
     ) -> TokenQuestion:
         """Return a question with the head of its answer. Raises BadAnswer if that has a token.
 
-        What the body gives is looked for in the head too, by `answered`.
+        `answered` searches the head for the tokens of the body too.
         """
         head = b"\n".join(one for each in fields for one in each)
         return replace(question, head=self._checked(head))

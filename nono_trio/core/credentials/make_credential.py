@@ -65,9 +65,9 @@ def make_credential(
     """Return the credential `name` with what its user wrote, and the rest from its preset.
 
     Without a source it is read from the first of its variables that `environment` has. With
-    `oauth2`, what has a source is the client's secret, and a `login` has none. AWS keys have one
-    source for all, or one for each part. Raises UsageError for an invalid setting, and for one that
-    neither the user nor the preset has.
+    `oauth2`, the source is that of the client's secret. A `login` takes no source. AWS keys have
+    one source for all, or one for each part. Raises UsageError for an invalid setting, and for one
+    that neither the user nor the preset has.
     """
     check_name(name)
     preset, written = PRESETS.get(name), source

@@ -31,7 +31,7 @@ _SCOPE: Final = late_pattern(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 @dataclass(frozen=True, slots=True)
 class OAuth2Settings:
-    """What `[credentials.NAME.oauth2]` says. `client_secret` is a reference to a source."""
+    """The settings of `[credentials.NAME.oauth2]`. `client_secret` is a reference to a source."""
 
     token_url: TokenUrl
     client_id: str

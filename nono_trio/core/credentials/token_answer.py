@@ -9,7 +9,7 @@ this file:
 - An answer that clients may read in two ways is refused: a member that is there twice, text that is
   not UTF-8, a token that is no text, a form with characters that a form escapes. So is one that has
   a token within another text too.
-- An answer without a token is no error: it says why there is none (yet).
+- An answer without a token is no error: it says why the server gives no token (yet).
 - No error and no `repr` has a token, or a text of the server's.
 """
 
@@ -40,7 +40,7 @@ _JSON_TOKEN: Final = late_pattern(
     rb"|(?P<open>[{\[])|(?P<close>[}\]])|(?P<other>[^\s,:\"{}\[\]]+)",
     re.DOTALL,
 )
-# What a form escapes: some clients read it as JSON, or cut it at ";".
+# Characters that a form escapes: some clients read such text as JSON, or cut it at ";".
 _NOT_FORM: Final = late_pattern(rb"[^!#-:=?-\[\]-z|~]")
 # Escapes of JSON, and those of forms.
 _ESCAPES: Final = late_pattern(rb"\\u00([0-9a-f]{2})|%([0-9a-f]{2})", re.IGNORECASE)

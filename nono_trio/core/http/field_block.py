@@ -1,13 +1,13 @@
 """The field lines of an accepted head, as one block: split, and ready to go on.
 
 A program sends the same fields with each request to a host, whatever it asks for, and a server may
-answer with the same ones. So blocks are remembered, with what is made of them.
+answer with the same ones. So blocks are remembered, with the results of splitting them.
 
 Rules of this file:
-- Only an accepted block is remembered, and nothing of it depends on a request line or on time.
-- No block is remembered that may have a secret: all its names are in `_HARMLESS`. The token of the
+- Only an accepted block is remembered. Its results depend on no request line and on no time.
+- A remembered block can have no secret: all its names are in `_HARMLESS`. The token of the
   session is the exception, once it was compared: the proxy has it as long as the session lives.
-- A block of a program's own names may have a secret; it is split each time.
+- A block with any other name may have a secret, so it is split each time.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ path, fields, limits and refusals can't differ between the two. A server behind 
 write HTTP/1.1 from these fields too, so nothing passes here that would be two lines there.
 
 Rules of this file (RFC 9113 8.2, 8.3):
-- Each pseudo-header stands once, before all fields, and no other one is known.
+- Each pseudo-header must be there once, before all fields. An unknown one is refused.
 - Names are lower-case tokens. Values have no control character and no blank at either end.
 - No field is about the connection; `te` may say `trailers` alone.
 - A Host field must repeat :authority, byte for byte but for the case.

@@ -74,7 +74,7 @@ class ResponseFields(msgspec.Struct, frozen=True, gc=False):
 
     `framing` are those that frame a body, and `fault` says what is wrong with them. Without a
     fault the body is chunked, or has a `length`, or has no end of its own. `closes`: Connection
-    names `close`. They may carry cookies, so `repr` shows none. Nobody may change them.
+    names `close`. They may carry cookies, so `repr` shows none. They must not be changed.
     """
 
     given: Sequence[Field]

@@ -47,7 +47,7 @@ class Signer(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Predicate(msgspec.Struct, kw_only=True, frozen=True):
-    """What is said of the session, all of it from session.json."""
+    """Facts about the session, all of them from session.json."""
 
     version: Literal[1] = 1
     session_id: str

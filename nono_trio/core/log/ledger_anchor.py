@@ -10,7 +10,7 @@ import msgspec
 class LedgerAnchor(msgspec.Struct, kw_only=True, frozen=True):
     """The checkpoint of `event_count` lines was on the stdin of `program` (its name only).
 
-    `exit_code` is None if it did not end by itself, and `reason` says why. `answer` is what it
+    `exit_code` is None if it was ended, or did not start; `reason` says why. `answer` is what it
     printed, base64: perhaps a receipt.
     """
 

@@ -97,7 +97,7 @@ class PassedVariables(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class JudgingPolicy(msgspec.Struct, kw_only=True, frozen=True):
-    """What makes the run fail: `policy`, `all` or only the tripwires in `paths` (null).
+    """The attempts that make the run fail: `policy`, `all` or only the tripwires in `paths` (null).
 
     `expected` are hosts whose denial is no reason.
     """

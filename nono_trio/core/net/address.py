@@ -121,7 +121,7 @@ def classify(address: Address) -> AddressClass:
 
 
 def is_loopback(address: Address) -> bool:
-    """Return True if an address leads to the loopback of whoever dials it.
+    """Return True if an address leads to the loopback of the machine that dials it.
 
     So does an IPv4-mapped address. A translator's or a tunnel's (`classify`) leads elsewhere first.
     """

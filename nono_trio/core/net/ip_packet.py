@@ -27,7 +27,8 @@ _UNKNOWN: Final = "IP"
 
 
 class _End(msgspec.Struct, frozen=True):
-    """Where the headers have one of the two ends of a packet; `port` from the transport's on."""
+    """The place of one of the two ends of a packet in the headers. `port` counts from the beginning
+    of the transport's header."""
 
     ipv4: slice
     ipv6: slice

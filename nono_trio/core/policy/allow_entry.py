@@ -40,7 +40,7 @@ _MCP_CODES: Final = frozenset({
 })  # fmt: skip
 _SHOWN_URL: Final = late_pattern(r"(https?)://[^/]+(/[!-~]*)")
 LOOK_UP: Final = "DNS"  # the method of a record of a name look-up
-MAX_HOST_FLAGS: Final = 16  # of one host; whoever tries more ports than that scans
+MAX_HOST_FLAGS: Final = 16  # of one host; a command that tries more ports scans
 
 
 class DeniedHost(msgspec.Struct):

@@ -105,11 +105,12 @@ class AttemptTally(msgspec.Struct):
     looked_up_files: dict[str, None] = msgspec.field(default_factory=dict)
     """Paths outside the grants that were looked up; the first MAX_FILES."""
     real_paths: dict[str, str] = msgspec.field(default_factory=dict)
-    """Where those that are symlinks, or behind one, lead to."""
+    """The real paths of those that are symlinks or lie behind one."""
     replaced: Counter[tuple[str, int | None]] = msgspec.field(default_factory=Counter)
     """Allowed records, by host and port, whose attempt had another outcome after all."""
     unseen: Counter[Unseen] = msgspec.field(default_factory=Counter)
-    """What was lost; of look-ups of files those that decide about the run."""
+    """How many attempts were lost, by kind; of look-ups of files only those that may decide about
+    the run."""
     beyond: int = 0
     """Denied attempts on hosts beyond the bound, or without a record."""
     _requests: int = 0

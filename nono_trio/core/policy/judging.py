@@ -40,12 +40,12 @@ _WEB: Final = frozenset((ANY_PORT, *WEB_PORTS))
 
 
 class Strays(msgspec.Struct, frozen=True):
-    """What a run tried against its policy and nobody expected.
+    """The attempts of a run against its policy, except the expected ones.
 
     `hosts` are the denied hosts with the number of attempts; `others` counts attempts on hosts that
-    are not known any more. `creates` are paths outside the grants that were to be created, `looked
-    up` those whose look-up counts, `tripped` those of a tripwire. `unseen` counts what was lost and
-    may have been one of them.
+    are not known any more. `creates` are paths outside the grants that were to be created,
+    `looked_up` those whose look-up counts, `tripped` those of a tripwire. `unseen` counts lost
+    attempts that may have been one of them.
     """
 
     hosts: tuple[tuple[DeniedHost, int], ...] = ()
@@ -66,10 +66,10 @@ class Strays(msgspec.Struct, frozen=True):
 
 
 class Judging(msgspec.Struct, frozen=True):
-    """What makes a run fail. `expected` are host rules, `paths` absolute paths, whose last part may
-    have `*`.
+    """The attempts that make a run fail. `expected` are host rules, `paths` absolute paths, whose
+    last part may have `*`.
 
-    Without `fail_on` only a tripwire in `paths` does.
+    Without `fail_on` only a tripwire in `paths` makes it fail.
     """
 
     fail_on: FailOn | None = None

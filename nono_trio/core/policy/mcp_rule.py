@@ -10,7 +10,7 @@ Rules of this file:
 - Percent escapes stand for characters of a name that can't be written in a rule: comma, blank, `*`.
 - A rule that opens covers the methods of a session too (SESSION_METHODS), and responses. A call
   is covered by the names of tools, and by those of methods in a rule without tools. A rule that
-  denies is about each name in it, so `method:*` denies calls too, whatever tools stand beside it.
+  denies is about each name in it, so `method:*` denies calls too, whatever tools it also names.
 - `parse_mcp_entry` reads what `EndpointRule.entry` of its endpoint writes.
 """
 

@@ -61,7 +61,7 @@ class ReadReason(msgspec.Struct, frozen=True):
     suppressed: int
     other_host: str
     outcome: Literal["denied", "listed", "failed"]
-    """What the code alone makes of it."""
+    """The outcome by the code alone."""
     about_loopback: bool
     """It does not count if its target is a loopback address."""
     is_second: bool

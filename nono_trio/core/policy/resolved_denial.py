@@ -31,7 +31,7 @@ def resolved_reason(
 
 
 def hint_for(resolved: ResolvedAddress, shown: str) -> str:
-    """What opens the address; `shown` is the host with its port."""
+    """The advice that opens the address; `shown` is the host with its port."""
     if resolved.address_class is AddressClass.PRIVATE:
         return f"name it exactly with {ALLOW_FLAG} {shown}"
     return f"pin it with {RESOLVE_FLAG} {shown}:{resolved.host.bracketed()}"

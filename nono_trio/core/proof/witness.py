@@ -6,7 +6,7 @@
     the signed checkpoint
 
 Rules of this file: it does no cryptography. An answer is untrusted: it is parsed as strictly as a
-note, and says something about the checkpoint that was asked about only.
+note, and counts only for the checkpoint that the call sent.
 """
 
 from __future__ import annotations

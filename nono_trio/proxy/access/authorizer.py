@@ -144,8 +144,8 @@ class Authorizer(Protocol):
         ...
 
     def unasked(self) -> Decision | None:
-        """Return the decision about a connection on which no request came; None if there is none
-        to be made."""
+        """Return the decision about a connection on which no request came; None if it needs no
+        decision."""
         ...
 
 
@@ -182,7 +182,7 @@ class RequestAuthorizer:
         return Decision(mode, fault.target, refusal=Refusal(fault.status, fault.reason))
 
     def unasked(self) -> Decision | None:
-        """As `Authorizer.unasked`: a connection to the proxy is no attempt by itself."""
+        """As `Authorizer.unasked`: a connection to the proxy without a request is no attempt."""
         return None
 
     def _remember(self, raw: bytes, request: Request, decision: Decision) -> None:

@@ -34,7 +34,7 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 if TYPE_CHECKING:
     from nono_trio.core.policy.network_policy import Policy
 
-# What is in a record that may be skipped, by the record's type: RFC 8446 5 and 6.
+# The size of the content of a record that may be skipped, by its type: RFC 8446 5 and 6.
 _SKIPPED_SIZES: Final = {20: 1, 21: 2}  # change_cipher_spec, alert
 _TLS: Final = b"\3"  # the first octet of a record's version
 _LESS_THAN: Final = 0x10  # of that octet, where a server is lenient

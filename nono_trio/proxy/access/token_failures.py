@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 BETWEEN_RECORDS: Final = 1.0  # seconds
 LAST_RECORD_SECONDS: Final = 1.0  # the session is ending; a stuck log must not delay it
 CATEGORY: Final = "authentication_failed"
-MOST_CHALLENGED: Final = 1000  # hosts with their ports; whoever asks for more than that scans
+MOST_CHALLENGED: Final = 1000  # hosts with their ports; a command that asks for more scans
 
 
 class TokenFailures:

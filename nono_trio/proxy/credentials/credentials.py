@@ -236,7 +236,7 @@ def _passes(held: HeldCredential) -> bool:
 
 
 def _is_known(held: HeldCredential, host: Host) -> bool:
-    """Return True for a token at the host that has given it: its stand-in betrays nobody there."""
+    """Return True for a token at the host that gave it: there its stand-in reveals nothing new."""
     login = held.credential.login
     return login is not None and login.is_at_host(host)
 

@@ -1,5 +1,5 @@
-"""What credentials mean for the requests to one origin: which stand-ins are swapped in them, and
-which are searched for."""
+"""The credentials at one origin: whose stand-ins are swapped in requests to it, and whose are only
+searched for."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OriginCredentials:
-    """What holds for the requests to one origin. The searches are None if they search for nothing.
+    """The credentials for requests to one origin. A search is None if it has nothing to find.
 
-    `bound` are swapped there, `swaps` say how, without a secret. `refused` finds the stand-ins that
-    must not go there, `passed` those that may and are noted. `in_bodies` finds those that are
-    swapped in bodies. `signing` sign there.
+    The stand-ins of `bound` are swapped there; `swaps` say how, without a secret. `refused` finds
+    the stand-ins that must not go there, `passed` those that may and are noted. `in_bodies` finds
+    those that are swapped in bodies. The keys of `signing` sign requests there.
     """
 
     bound: tuple[HeldCredential, ...] = ()

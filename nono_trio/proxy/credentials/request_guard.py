@@ -1,12 +1,12 @@
-"""What credentials do to one request: it is searched, and its stand-ins are swapped.
+"""Searches one request for stand-ins, and swaps those of credentials that are bound to its origin.
 
 The order is: the head is judged, the body is read whole if a stand-in may be swapped in it, what
 came of the body is judged, the decision is recorded, the secrets are asked for, and only then does
 anything go out. A body that still comes is searched by `body_search`.
 
 Rules of this file:
-- A stand-in elsewhere is the refusal of the request, also if policy refuses the host or only
-  observes.
+- A request with a stand-in that must not go to its origin is refused for that, also if policy
+  refuses the host or only observes.
 - Rules have judged the request before a secret is in it.
 - A request goes out without any stand-in that its places say is swapped, or not at all.
 - Neither a secret nor a stand-in is in a decision.
@@ -63,7 +63,7 @@ _IDENTITY: Final = b"identity"
 
 @dataclass(frozen=True, slots=True)
 class SwappedRequest:
-    """What goes out in the place of a request's target and fields; `body` is None if it is the
+    """The target and fields that go out in place of a request's own; `body` is None if it stays the
     same. All may have secrets."""
 
     target: bytes = field(repr=False)

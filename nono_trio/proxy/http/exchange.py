@@ -57,8 +57,8 @@ REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: the
 
 
 class Searches(msgspec.Struct):
-    """What looks for stand-ins in a request that is on its way. `note` records that those of some
-    credentials pass; nothing of the request is sent before."""
+    """The searches for stand-ins in a request that is being sent. `note` records that those of some
+    credentials pass; nothing more of the request is sent before it returns."""
 
     body: BodySearch | None
     websocket: WebSocketSearch | None
@@ -279,9 +279,9 @@ def may_carry(spare: Upstream, head: RequestHead) -> bool:
     """True if a request may go out on an upstream that was connected before.
 
     A used one carries only a request that can go out again: the upstream may be closing the
-    connection at this moment, and then it is unknown whether it acted on the request. What came
-    from the upstream before the request itself came was reported before it. Only a request that
-    can't go out again must know of more: it may be the upstream's end.
+    connection at this moment, and then it is unknown whether it acted on the request. If something
+    came from the upstream before the request, that was reported before it. Something that came
+    later may be the upstream's end, so the socket is read for a request that can't go out again.
     """
     if is_repeatable(head):
         return not spare.transport.readable or spare.transport.is_silent()

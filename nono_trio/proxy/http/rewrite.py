@@ -48,7 +48,7 @@ class OutgoingRequest(msgspec.Struct, frozen=True, gc=False):
     is_judged: bool = False
     """True if endpoint rules have decided about the request."""
     early: tuple[BodyData | MessageEnded, ...] | None = None
-    """What goes out of the body first; None for what came of it with the head."""
+    """The first part of the body that goes out; None: the part that came with the head."""
 
 
 def rewrite(

@@ -98,7 +98,7 @@ def read_roots(
 
 
 def system_file(system_files: Iterable[str] = SYSTEM_FILES) -> str | None:
-    """Return the path of the system's file of roots; None if it has none at a known place."""
+    """Return the path of the system's file of roots; None if no known place has a file."""
     return next((path for path in system_files if os.path.isfile(path)), None)
 
 

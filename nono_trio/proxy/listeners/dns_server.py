@@ -241,7 +241,7 @@ async def _serve_queries(
 
 
 async def _receive_message(stream: trio.SocketStream) -> bytes | None:
-    """Return the next message; b"" for what is none or was not whole in time, None if no byte
+    """Return the next message; b"" if it is too long or was not whole in time, None if no byte
     came."""
     data = bytearray()
     with trio.move_on_after(MESSAGE_SECONDS), suppress(trio.BrokenResourceError):

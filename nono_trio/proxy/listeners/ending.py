@@ -39,7 +39,7 @@ class Ending:
 async def serve_to_the_end(serve: Callable[[Ending], Awaitable[None]]) -> None:
     """Run `serve` until cancelled. Then ask it to end, and cancel it after LAST_SECONDS.
 
-    What `serve` raises is in a group.
+    An error of `serve` is raised in a group.
     """
     ending = Ending()
     last = trio.CancelScope(shield=True)

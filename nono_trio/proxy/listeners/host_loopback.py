@@ -2,11 +2,11 @@
 
 In the cage 127.0.0.1 is the cage itself. A program that wants the database of this machine there is
 refused by the kernel, and its user would look for the fault in the database. So each such port gets
-one record, which names `--open-port`. A port where nobody on this machine listens gets none:
+one record, which names `--open-port`. A port without a listener on this machine gets no record:
 programs wait in loops for their own servers.
 
 Rules of this file:
-- One record a port, and at most LISTENERS_SECONDS old knowledge about it; it is asked about once.
+- Each port is judged once, by listeners that were read at most LISTENERS_SECONDS ago.
 - Such a record is no stray: the verdict on a run does not count it (core/policy/attempts.py).
 """
 

@@ -82,7 +82,7 @@ class RefusedPorts:
             self._listened = [ip_network(one) for one in self._policy.every_port_networks]
         with sock:
             sock.setblocking(False)
-            # A cancelled record might be in the log or not, so recording ends by itself.
+            # A cancelled record might be in the log or not, so recording is asked to end.
             await serve_to_the_end(partial(self._record_until_asked, sock))
 
     async def _record_until_asked(self, sock: socket.socket, ending: Ending) -> None:

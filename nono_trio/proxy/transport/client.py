@@ -59,7 +59,7 @@ class Client:
         self.transport: Transport = self.tcp
         """Requests are read from it and answered on it. It is `tcp` until TLS is put over that."""
         self.origin: RecordOrigin | None = None
-        """Whose socket it is, for the record of what it asks for."""
+        """The origin of the socket, for the records of its requests."""
         self.unread = b""
         self.deadline = math.inf
         self.expired = False

@@ -1,7 +1,7 @@
 """Lists the current processes of a cage: the descendants of its launcher.
 
-It reads no other process of the machine. Rules of this file: how many processes and threads there
-are is the child's to choose, so whoever takes them can stop between any two; nothing here waits.
+It reads no other process of the machine. Rules of this file: the child chooses how many processes
+and threads there are, so a caller can stop between any two of them; nothing here waits.
 """
 
 from __future__ import annotations

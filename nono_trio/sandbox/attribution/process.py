@@ -221,7 +221,7 @@ class Process:
         return self._holder, True
 
     def _read_stat(self) -> bytes:
-        """The stat of the process, or of a living thread; raises OSError if there is none."""
+        """The stat of the process, or of a living thread; raises OSError if all have ended."""
         text = os.pread(self._stat, _MOST_STAT, 0)
         if _is_running(text):
             return text

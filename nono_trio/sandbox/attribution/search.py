@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_KNOWN: Final = 24  # processes held, with four descriptors each
 MOST_LOOKS: Final = 64  # at likely descriptors in one call, 0.2 ms
 MAX_PLACES: Final = 4096  # sockets of which the place is remembered
-# Of one look at everything: 30 ordinary processes. More are looked at in steps.
+# Of one look at everything: 30 ordinary processes. A larger cage is searched in steps.
 SWEEP_SECONDS: Final = 0.001
 LARGE_SECONDS: Final = 1.0  # that a cage counts as large after such a look was not enough
 SHARE: Final = 0.05  # of the time, for such looks for sockets that were not found

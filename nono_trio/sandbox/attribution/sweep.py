@@ -1,8 +1,8 @@
 """A look at every descriptor of every process of a cage, for sockets, in small steps.
 
-Rules of this file: how many processes, threads and descriptors there are is the child's to choose,
-so the look can stop between any few of them, and go on later. It tells places where sockets were;
-who uses them looks again.
+Rules of this file: the child chooses how many processes, threads and descriptors there are, so the
+look can stop after any few of them, and go on later. It tells places where sockets were; a caller
+must check them again.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Sweep:
         self._steps.close()
 
     def _look(self, processes: CageProcesses) -> Generator[None]:
-        """Threads with a table of descriptors of their own come last, for what is missing."""
+        """Look at processes, then, if sockets are still missing, at threads with descriptor tables
+        of their own."""
         for sockets_of_one in (sockets_of, sockets_of_threads):
             for pid in processes.newest_first():
                 yield

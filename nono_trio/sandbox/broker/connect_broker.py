@@ -179,7 +179,7 @@ class ConnectBroker:
             trio.from_thread.run(self._refused, address, port, self._caller_of(notified))
 
     def _caller_of(self, notified: Notification) -> Found | None:
-        """The program whose call waits; None if nobody asks for it."""
+        """The program whose call waits; None if programs are not recorded."""
         if self._look_at is None:
             return None
         found = self._look_at(notified.thread)

@@ -8,7 +8,7 @@ Rules of this file:
   or directory that a command line names (`sh ./get-key`), and for the interpreter of a script.
 - A variable that leads to what the command can write is left out for command lines: many name code
   or settings (BASH_ENV, NODE_OPTIONS, AWS_CONFIG_FILE). HOME stays.
-- Without a file sandbox all of this is the user's choice, and is said.
+- Without a file sandbox all of this is the user's choice, and a warning says so.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Rules of this file:
   stand-in, and so has the variable that the secret was read from. In others the secret is replaced.
 - A variable that is held back because it looks like a secret is passed on if nothing is left in it
   but the stand-in, or a URL around it. Others stay held back: there may be another secret in them.
-- Names of variables and paths are told, values never.
+- Messages may name variables and paths, never values.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class CageCredentials:
         return [pair for one in self.session.held for pair in one.pairs()]
 
     def _is_harmless(self, name: str, value: str, held_back: set[str]) -> bool:
-        """Tell whether a variable that is not passed on has one secret, and nothing else of it."""
+        """Return whether a variable that is held back has only the secret, or a URL around it."""
         if name not in held_back:  # the user denies it
             return False
         without = [(secret, b"") for secret, _ in self._pairs]

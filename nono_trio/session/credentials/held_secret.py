@@ -32,7 +32,7 @@ class HeldSecret:
         return (await self.source.current()).reveal()
 
     def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Return what is secret of it, as it was at the start, and what is shown instead."""
+        """Return each secret of it at the start, with the text that is shown instead."""
         shown = ((self.at_start, self.stand_in),)
         return shown if self.hidden is None else (*shown, (self.hidden, self.stand_in))
 

@@ -2,7 +2,7 @@
 
 Rules of this file: an earlier command filled the home, so no link in it is followed; what lies in
 the place of a copy is renamed, and gets its name back at the end; the mount points that a view
-leaves in a kept home are removed, because an empty settings file is none.
+leaves in a kept home are removed, because an empty file is no valid settings file.
 """
 
 from __future__ import annotations

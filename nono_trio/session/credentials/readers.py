@@ -99,7 +99,7 @@ class VariableReader:
 
 
 class Stamp(NamedTuple):
-    """What changes with a file."""
+    """Facts about a file; at least one differs once the file was changed."""
 
     device: int
     inode: int
@@ -139,7 +139,7 @@ class FileReader:
         return self._last is not None and self._last[0] == stamp
 
     def stop(self) -> None:
-        """A read can't be ended: nobody waits for it."""
+        """Do nothing: a read can't be ended, so the end of a session does not wait for it."""
 
 
 class CommandReader:
@@ -201,7 +201,7 @@ class KeyringReader:
         return self._service, self._user
 
     def stop(self) -> None:
-        """A question to the keyring can't be ended: nobody waits for it."""
+        """Do nothing: a question to the keyring can't be ended, so no end of a session waits."""
 
 
 def checked(data: bytes, what: str) -> Secret:
@@ -224,7 +224,7 @@ def _try(reader: KeyringReader) -> str:
 def read_unchanged(
     path: str, limit: int, is_known: Callable[[Stamp], bool] = lambda _stamp: False
 ) -> tuple[Stamp, bytes | None]:
-    """Read at most one byte more than `limit` of a regular file that nobody changes meanwhile.
+    """Read at most one byte more than `limit` of a regular file, again if it changed meanwhile.
 
     None if it is known. Raises OSError, and SourceFailed for a file that changes all the time.
     """
@@ -240,6 +240,6 @@ def read_unchanged(
 
 
 def stamp_of(descriptor: int) -> Stamp:
-    """Return what changes with the file that is open there."""
+    """Return the stamp of an open file."""
     found = os.fstat(descriptor)
     return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

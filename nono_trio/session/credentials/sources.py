@@ -5,8 +5,8 @@ Rules of this file:
   cancelled, and all others who wait get its result.
 - Each wait is bounded, whatever the source does.
 - A variable never changes, and the keyring is asked once unless the user gives a time to live. A
-  file is looked at for each request. What a command gave is used for its time to live, and asked
-  for again in the background before that ends. A token that a server gave has a time of its own.
+  file is checked for changes at each request. The output of a command is used for its time to live,
+  and renewed in the background before that ends. A token that a server gave has a time of its own.
 - A secret whose time has ended is not used. After a failure the source rests for a moment.
 """
 

@@ -1,7 +1,7 @@
 """The user's files that a command sees with stand-ins in the place of secrets.
 
 Rules of this file:
-- A file is read once, at the start: a regular one of bounded size that nobody changes meanwhile. It
+- A file is read once, at the start: a regular one of bounded size that stays the same meanwhile. It
   must have its credential's secret; all other secrets of the session are replaced in it too.
 - With a mount view, a copy is mounted at the file's path, read-only. Without one, the copy lies in
   the cage's own home, at the same place below it. A file elsewhere refuses the run there.

@@ -2,7 +2,7 @@
 
 Rules of this file:
 - A token is on disk before the command gets its stand-in. If that fails, the login lasts for this
-  session, and the user is told.
+  session, and a note says so.
 - One write at a time, of the newest state.
 - A login is known by its name and its token URLs. The tokens of logins that this session does not
   have stay in the file.
@@ -141,7 +141,7 @@ class SessionLogins:
         if kept is None or not kept.may_write:
             return
         self._lock = self._lock or trio.Lock()
-        # Shielded: a write that nobody waits for could end after the next one.
+        # Shielded: an abandoned write could end after the next one.
         with trio.move_on_after(WRITE_SECONDS, shield=True) as scope:
             async with self._lock:
                 if self._is_lost:  # a write that was given up may still go on

@@ -107,7 +107,7 @@ class TokensUnreadable(Exception):
 def read_tokens(directory: int) -> Logins | SealedTokens:
     """Return the tokens of each login, from the open directory of a home; none without a file.
 
-    What a killed session left half written is removed. Blocks. Raises TokensUnreadable.
+    Removes the half-written file that a killed session left. Blocks. Raises TokensUnreadable.
     """
     data = _content(directory)
     if data is None:

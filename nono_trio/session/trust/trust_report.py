@@ -46,7 +46,7 @@ class TrustReport(NamedTuple):
 
 
 def trust_report(environment: Mapping[str, str]) -> TrustReport:
-    """Look at this machine; it opens the trust stores of JDKs and nothing else."""
+    """Look at this machine. Of its files only the trust stores of JDKs are opened."""
     stores = {path: _kind(path) for path in java_stores(environment)}
     known = [path for path, kind in stores.items() if kind is not None]
     programs = [*_BY_FILES, *_BY_VARIABLES, *(_BY_STORE if known else ())]

@@ -60,7 +60,7 @@ _SECRET: Final = frozenset({b"authorization", b"proxy-authorization"})
 _COOKIE: Final = b"cookie"
 _UNUSUAL: Final = CONNECTION_FIELDS | _SECRET | {_COOKIE}
 
-# hpack tells its log of each field, secrets too: nobody may switch that on, and each call costs.
+# hpack logs each field, secrets too: no user may switch that on, and each call costs.
 for _name in ("hpack.hpack", "hpack.table"):
     logging.getLogger(_name).disabled = True
 

@@ -94,7 +94,7 @@ class Http2Stream:
         self.search: BodySearch | None = None
         """The search of the body that still comes."""
         self.is_noting = False
-        """What it has found is being recorded."""
+        """True while the stand-ins that the search has found are being recorded."""
         self.is_answered = False
         self.is_refused = False
         """The answer is ours, so what still comes of the request is thrown away."""

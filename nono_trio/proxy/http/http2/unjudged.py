@@ -3,8 +3,8 @@ credential's stand-in may have to be swapped in them.
 
 Rules of this file:
 - A body has one deadline, which more bytes do not extend, and room for a number of bytes, which its
-  window lets in. The server is not asked while it waits. One that is too long for MCP rules is
-  refused, one in which nothing can be swapped for its length goes on as it comes.
+  window lets in. The server is not asked while it waits. A body that is too long for MCP rules is
+  refused. One that is too long for swapping goes on as it comes.
 - A body that is cut off was an attempt too, so it is recorded.
 """
 
@@ -104,7 +104,7 @@ class UnjudgedStreams:
         self._lifecycle.start(stream, _unread(decision, fault))
 
     def refuse_with(self, stream: Http2Stream, refusal: Refusal) -> None:
-        """Refuse a stream that waits, for what its body has."""
+        """Refuse a stream that waits, because of the content of its body."""
         stream.up.drop()
         _, decision = self._waiting.pop(stream)
         self._lifecycle.start(stream, decision.refused(refusal))

@@ -45,7 +45,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "removexattrat": (466, 466),
     "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
     "file_setattr": (469, 469), "inotify_add_watch": (254, 27), "fanotify_init": (300, 262),
-    # What makes something at a path.
+    # Calls that make something at a path.
     "symlink": (88, None), "symlinkat": (266, 36), "link": (86, None), "linkat": (265, 37),
     "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276),
     "prctl": (157, 167),

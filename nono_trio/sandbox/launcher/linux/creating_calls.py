@@ -32,8 +32,7 @@ def creating_calls() -> dict[int, int]:
 def creates_file(thread: int, calls: Mapping[int, int]) -> bool | None:
     """Return whether the thread is in one of `calls` that creates a file; it waits meanwhile.
 
-    None: not known. A program that only its owner may read, or nobody, hides its calls from an
-    ordinary user.
+    None: not known. An ordinary user can't see the calls of a program that it may not read.
     """
     try:
         with open(f"/proc/{thread}/syscall", "rb", buffering=0) as file:

@@ -214,7 +214,7 @@ def _await_supervisor(control: socket.socket) -> None:
 
 
 def _hand_over_view(control: socket.socket, view: AnsweringView) -> None:
-    """Give the supervisor the socket at which it is told of look-ups, or say why there is none."""
+    """Send the supervisor the socket of the reports of look-ups, or why there are no reports."""
     view.leave()
     if view.why_not is not None:
         protocol.send(control, {"view": view.why_not})

@@ -35,7 +35,7 @@ def refused_packets(
     """Open a socket for this network namespace, which gets connections to other ports than
     `listened` and datagrams; return None if the kernel lacks packet sockets.
 
-    `networks`: addresses with masks, of which every port is listened at. Their connections must not
+    `networks`: addresses with masks, of which every port has a listener. Their connections must not
     fill the buffer.
     """
     return _capture(refused_attempts([*listened], DNS_PORT, networks))

@@ -3,7 +3,7 @@
 A listener has one port. For `HOST:*` the kernel's packet filter gives each new connection to HOST
 to one of these two sockets; the socket's own address is still the wanted address and port. The
 filter looks at the first packet of a connection only, because the kernel finds the socket of later
-ones by itself. Ports that have a listener of their own keep it.
+ones without it. Ports that have a listener of their own keep it.
 
 The messages are those of nfnetlink (linux/netfilter/nf_tables.h): one batch, which the kernel takes
 as a whole or refuses as a whole.

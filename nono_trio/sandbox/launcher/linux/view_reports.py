@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
 
 MOST_KEPT: Final = 4 << 20  # bytes: a supervisor that is late by seconds still learns of each name
-LAST_SECONDS: Final = 2.0  # at the end, for what is kept; the launcher waits a little longer
+LAST_SECONDS: Final = 2.0  # at the end, for kept reports; the launcher waits a little longer
 
 # Number, thread, creates, the number of look-ups that were not sent, and of those that were to
 # create something; then a path.
@@ -28,7 +28,7 @@ NO_PATH: Final = 0  # the number of the last message
 
 
 class Reports:
-    """What is sent to the supervisor at `sock`, which must not block."""
+    """Reports of look-ups, sent to the supervisor at `sock`, which must not block."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

@@ -149,7 +149,7 @@ class ViewServer:
         self._creating = creating_calls()
         self._number = NO_PATH
         self.listed: frozenset[str] = frozenset()
-        """Directories whose listing is told like a look-up: it would name what is in them."""
+        """Directories whose listing is reported like a look-up: it would name their entries."""
         self.has_tripwires = False
         self._waiting: dict[int, tuple[bytes, float]] = {}  # told number -> answer, deadline
         self._late: dict[int, None] = {}
@@ -334,9 +334,9 @@ class ViewServer:
     def _is_told(self, request: fuse.Request, parent: Node, answer: bytes) -> bool:
         """Report a missing name; as `_must_wait`.
 
-        A create in the home is allowed. It is told where it could hide the look-up of a tripwire
-        (`open` with O_CREAT also reads), as a look-up. A call that is not known counts as what it
-        must not hide: in the home as a look-up, elsewhere as a create.
+        A create in the home is allowed. It is reported as a look-up if it could hide the look-up of
+        a tripwire (`open` with O_CREAT also reads). A call that is not known counts as a look-up in
+        the home and as a create elsewhere, so that it can hide neither.
         """
         path = os.fsencode(parent.place.path.rstrip("/")) + b"/" + request.name
         is_create = creates_file(request.thread, self._creating)
