@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _Block = TypeVar("_Block")
 
 MAX_REMEMBERED: Final = 1024  # bytes of a block that is remembered
-MEMORY: Final = 256  # such blocks; with what is made of them less than 1 MiB
+MOST_FIELDS: Final = 16  # in such a block, as browsers send; each takes up to 0.8 KiB here
+MEMORY: Final = 256  # such blocks; with what is made of them less than 4 MiB
 MOST_SEEN: Final = 1024  # hashes of blocks that have come once
 
 # Without those that name the user, and without opaque values that a server has chosen (ETags).
@@ -121,7 +122,7 @@ class BlockMemory(Generic[_Block]):
             if len(self._seen) >= MOST_SEEN:
                 self._seen.clear()
             self._seen.add(seen)
-        elif raw not in self._blocks:
+        elif raw not in self._blocks and raw.count(b"\n") <= MOST_FIELDS + 1:  # and the blank line
             if len(self._blocks) >= MEMORY:  # all at once, since others choose them
                 self._blocks.clear()
             self._blocks[raw] = block

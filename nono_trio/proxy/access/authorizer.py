@@ -11,8 +11,9 @@ Rules of this file:
 - Body bytes that came with the head are checked here too: bad framing must not cost a dial.
 - In one session the decision is a function of the head's bytes, so heads without a body are
   remembered: a tool sends the same head for each connection to a host, and parsing it costs a third
-  of a denial. Remembered is no head with a secret but the session's token: no query, and no field
-  that may have one (core/http/field_block.py). What is judged by path is judged each time.
+  of a denial. Remembered is no head with a secret but the session's token: nothing that its record
+  leaves out of the path (a query, a user in a URL), and no field that may have a secret
+  (core/http/field_block.py). What is judged by path is judged each time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from msgspec.structs import replace
 from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.body import Body, ChunkedBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
-from nono_trio.core.http.field_block import remember
+from nono_trio.core.http.field_block import MOST_FIELDS, remember
 from nono_trio.core.http.header_fields import presented_token
 from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusual_body
 from nono_trio.core.http.message import HTTP1_STREAM, BodyData, MessageEnded, body_events
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.policy_verdict import Verdict
 
 MEMORY: Final = 256  # heads remembered; all are dropped when full, since the child chooses them
-MAX_REMEMBERED: Final = 1024  # bytes of such a head; 0.25 MiB for all of them
+MAX_REMEMBERED: Final = 1024  # bytes of such a head; with their fields all take less than 4 MiB
 
 _TOKEN_HINT: Final = "use the proxy URL of HTTP_PROXY, with its user and password"
 NO_TOKEN: Final = Refusal(
@@ -188,13 +189,15 @@ class RequestAuthorizer:
     def _remember(self, raw: bytes, request: Request, decision: Decision) -> None:
         head = request.head
         remember(head.block, has_right_token=True)
-        if len(raw) > MAX_REMEMBERED or not head.block.has_only_token:
+        if len(raw) > MAX_REMEMBERED or len(head.fields) > MOST_FIELDS:
+            return
+        if not head.block.has_only_token:
             return
         if type(request) is HttpRequest:
             verdict = decision.verdict
             is_judged = verdict is None or verdict.intercepted
-            may_have_secret = self._has_stand_ins or "?" in head.target
-            if head.body != "none" or is_judged or may_have_secret:
+            is_shown = request.path.encode("ascii") == request.target.path  # the record has it all
+            if head.body != "none" or is_judged or self._has_stand_ins or not is_shown:
                 return
             request = copy(request)  # the given one may be changed on its way
         if len(self._remembered) >= MEMORY:

@@ -52,7 +52,7 @@ class HttpConnection(TunnelHandler):
     `shared`: other programs than the caged command may have connected, so a malformed request is
     not attributed to the command until the client has shown the token."""
 
-    __slots__ = ("_challenges", "_served", "_shared", "_tunnel_refused")
+    __slots__ = ("_challenges", "_is_pipelined", "_served", "_shared", "_tunnel_refused")
 
     def __init__(
         self,
@@ -66,6 +66,8 @@ class HttpConnection(TunnelHandler):
         super().__init__(client, proxy_context, authorizer, full=full)
         self._shared = shared
         self._served = False
+        self._is_pipelined = False
+        """The next request may have come before the answer to the last one has ended."""
         self._challenges = 0
         self._tunnel_refused = False
 
@@ -73,7 +75,8 @@ class HttpConnection(TunnelHandler):
         client = self._client
         while await self._serve_request():
             self._served = True
-            if client.unread or client.transport.readable:
+            self._is_pipelined = bool(client.unread) or client.transport.readable
+            if self._is_pipelined:
                 await turn()  # pipelined requests may never have to wait
             if self._proxy.closing:
                 return
@@ -333,7 +336,7 @@ class HttpConnection(TunnelHandler):
         same = spare.key == (request.host.name, request.port)
         # A request for a route must not go out in clear on the connection of another one.
         same = same and spare.over_tls == (self._is_under_tls or request.over_tls)
-        if same and may_carry(spare, request.head):
+        if same and may_carry(spare, request.head, is_pipelined=self._is_pipelined):
             return spare
         spare.transport.close()
         return None

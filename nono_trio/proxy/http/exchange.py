@@ -275,16 +275,19 @@ def is_repeatable(head: RequestHead) -> bool:
     return head.method in REPEATABLE and head.body == "none"
 
 
-def may_carry(spare: Upstream, head: RequestHead) -> bool:
+def may_carry(spare: Upstream, head: RequestHead, *, is_pipelined: bool) -> bool:
     """True if a request may go out on an upstream that was connected before.
 
     A used one carries only a request that can go out again: the upstream may be closing the
     connection at this moment, and then it is unknown whether it acted on the request. If something
     came from the upstream before the request, that was reported before it. Something that came
     later may be the upstream's end, so the socket is read for a request that can't go out again.
+    It is read for a pipelined one too: that may have come long before its turn, and no report of
+    the upstream has been fetched since.
     """
     if is_repeatable(head):
-        return not spare.transport.readable or spare.transport.is_silent()
+        may_have_bytes = is_pipelined or spare.transport.readable
+        return not may_have_bytes or spare.transport.is_silent()
     return not spare.used and spare.transport.is_silent()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from nono_trio.core.http import field_block
 from nono_trio.core.http.body import LengthBody
-from nono_trio.core.http.field_block import MAX_REMEMBERED, MEMORY
+from nono_trio.core.http.field_block import MAX_REMEMBERED, MEMORY, MOST_FIELDS
 from nono_trio.core.http.http1 import CLOSE, MessageWriter
 from nono_trio.core.http.response_head import BadResponse, parse_response, responses
 
@@ -95,4 +95,8 @@ def test_what_is_remembered_is_bounded_and_came_twice():
     responses.forget_all()
     for _ in range(3):
         outcome(b"HTTP/1.1 200 OK\r\nServer: " + b"x" * MAX_REMEMBERED + b"\r\n\r\n")
+        outcome(b"HTTP/1.1 200 OK\r\n" + b"Age:\r\n" * (MOST_FIELDS + 1) + b"\r\n")
     assert [*responses] == []
+    for _ in range(2):
+        outcome(b"HTTP/1.1 200 OK\r\n" + b"Age:\r\n" * MOST_FIELDS + b"\r\n")
+    assert len([*responses]) == 1

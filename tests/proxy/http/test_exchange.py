@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import h11
 import pytest
@@ -10,7 +13,12 @@ import trio
 from origin import says, serving
 from running_proxy import AUTH, connect, http, running, until
 
-from nono_trio.testing import FakeResolver, LoopbackDialler
+from nono_trio.steps import stepwise
+from nono_trio.testing import FakeResolver, LoopbackDialler, MemoryRecorder
+
+if TYPE_CHECKING:
+    from nono_trio.core.log.events import NetworkEvent
+    from nono_trio.core.log.processes import RecordOrigin
 
 LOOPBACK = ["127.0.0.1:*"]
 
@@ -126,6 +134,43 @@ async def test_an_answer_that_nobody_asked_for_is_never_the_next_ones():
             assert (answer.body, origin.connections) == (b"ok", number)
             asked.set()
             await told.wait()
+
+
+class SaysMoreAtARecord(MemoryRecorder):
+    """Has the origin send `forged` while the second decision is recorded: no event of the kernel's
+    is reported between that and the request."""
+
+    forger: socket.socket | None = None
+
+    @stepwise
+    async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
+        if self.forger is not None and len(self.events) == 1:
+            self.forger.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged")
+        return await super().record(event, origin)
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_that_of_a_pipelined_request():
+    """The request came before these bytes, so that they are not reported before it."""
+    recorder = SaysMoreAtARecord()
+
+    async def answers(stream: trio.SocketStream) -> None:
+        recorder.forger = recorder.forger or socket.socket(fileno=os.dup(stream.socket.fileno()))
+        while await stream.receive_some(65536):
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with (
+        serving(answers) as origin,
+        running(LOOPBACK, recorder=recorder) as proxy,
+        proxy.client() as wire,
+    ):
+        await wire.send(2 * http("GET", f"http://127.0.0.1:{origin.port}/"))
+        for _ in range(2):
+            answer = await wire.answer()
+            assert answer is not None
+            assert answer.body == b"ok"
+        assert (origin.connections, len(proxy.recorder.events)) == (2, 2)
+    assert recorder.forger is not None
+    recorder.forger.close()
 
 
 async def test_any_other_request_never_meets_a_used_connection():
