@@ -1,4 +1,4 @@
-"""SIGTERM ends a command that has files to remove as Ctrl-C does."""
+"""Makes SIGTERM end a command like Ctrl-C, so that the command can remove its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands in hints work when they are pasted: after --audit-dir DIR they have it too.
+"""Adds --audit-dir DIR to the commands in hints if the user gave it, so that they work when pasted.
 
 Rules of this file: main.py says once which directory the command line names. A directory that
 NONO_TRIO_STATE_DIR names is that of the next command as well, so nothing is added for it.

@@ -1,4 +1,4 @@
-"""Warns of files that the command may write and a later run believes: profiles, and the settings
+"""Warns of files that the command may write and a later run relies on: profiles, and the settings
 from which package_registries takes its hosts."""
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""One session: who starts first, who dies last."""
+"""One session: the order in which its parts start and end."""

@@ -1,4 +1,4 @@
-"""Warnings before a run about what would fail later with an error that does not name the cause.
+"""Warnings before a run about later failures whose errors would not name the cause.
 
 Each is a warning with the grant that would do. Rules: a file that commands may have written (a
 repository's) is read as hostile, bounded, and its paths are shown only if they are printable and

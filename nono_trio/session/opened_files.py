@@ -1,4 +1,4 @@
-"""Which files of the host a command may read and write: for what of ours must not be open to it."""
+"""Tells which host files a command may read and write, to check that ours are closed to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program of a run, and the files that its cage shows: found, planned, and held against each
+"""The program of a run, and the files that its cage shows: found, planned, and checked against each
 other.
 
 Rules of this file: it refuses before anything is started, so that the answer can say which grant

@@ -1,4 +1,4 @@
-"""Supervision order for one session: who starts first, who dies last.
+"""Supervises one session: the order in which its parts start and end.
 
     signal receiver          open until the log is sealed
       writer                 shielded, bounded by DRAIN; ends when the recorder is closed

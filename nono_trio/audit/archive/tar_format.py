@@ -1,4 +1,4 @@
-"""The bytes of an archive: a plain tar of regular files, in the one form that there is.
+"""The bytes of an archive: a plain tar of regular files, in one canonical form.
 
     ID/archive.json        the form and the session's id
     ID/NAME ...            the files of the session and of its proof, in the order of MEMBERS

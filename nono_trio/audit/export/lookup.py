@@ -1,4 +1,4 @@
-"""Finds what belongs to a record: its programs, and of a flow its decision, with bounded work."""
+"""Finds the programs of a record, and the decision of a flow, with bounded work."""
 
 from __future__ import annotations
 

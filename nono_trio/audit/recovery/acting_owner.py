@@ -1,4 +1,4 @@
-"""Lets root verify a session as the user whose it is.
+"""Lets root verify a session as the user who owns it.
 
 Rules of this file: what a verification of signed sessions imports late is loaded before root acts
 as that user, who may not be allowed to read the program (it is in root's home, say).

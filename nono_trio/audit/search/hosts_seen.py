@@ -1,4 +1,4 @@
-"""The hosts of many sessions: who was tried or talked to, when, how often, by which programs.
+"""The hosts of many sessions: which were tried or reached, when, how often, by which programs.
 
 Rules of this file: attempts are counted as everywhere (core/policy/attempts.py). Memory is bounded:
 a command chooses the names, so one session adds at most MAX_NEW_HOSTS rows, and all of them

@@ -1,4 +1,4 @@
-"""`audit verify`: the proof of a session's files, to a reader who was not there.
+"""`audit verify`: proves a session from its files alone.
 
 It only reads, without locks, in constant memory, without the loop. evidence.py collects the files
 and decides whose rules apply. Our own rules are strict, byte for byte; upstream nono's apply only

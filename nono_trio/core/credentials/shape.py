@@ -1,4 +1,4 @@
-"""Make a stand-in: a value of the same shape as a secret, of which nothing else is left.
+"""Make a stand-in: a value that has the shape of a secret and nothing else of it.
 
 Tools check the shape of their token before they send it, so a stand-in has the secret's length, its
 well-known prefix, and in each position a character of the same class: upper-case letter, lower-case

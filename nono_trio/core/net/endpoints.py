@@ -1,4 +1,4 @@
-"""The two ends of a socket, by which the kernel tells whose it is."""
+"""The two ends of a socket, by which the kernel finds its owner."""
 
 from __future__ import annotations
 

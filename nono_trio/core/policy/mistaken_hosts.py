@@ -1,4 +1,4 @@
-"""Guesses what a person meant who wrote a URL, a range or a port instead of a host.
+"""Guesses the intended host where a person wrote a URL, a range or a port.
 
 Rules of this file: the caller has already refused the text. The guess appears in an error and its
 hint; it opens nothing.

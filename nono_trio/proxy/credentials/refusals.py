@@ -1,4 +1,4 @@
-"""The refusals of requests for the sake of a credential.
+"""The refusals of requests that protect a credential.
 
 They name the credential and the part of the request, never the stand-in or the secret.
 """

@@ -1,4 +1,4 @@
-"""The interface of interception for the handlers, and its one failure.
+"""The interface of interception for the handlers, and the only error that it raises.
 
 Both are apart from the modules with TLS, which only a session that looks into hosts imports.
 """

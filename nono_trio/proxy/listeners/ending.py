@@ -1,4 +1,4 @@
-"""Lets a listener handle, at the end of a session, what has arrived at its socket before.
+"""Lets a listener, at the end of a session, still handle what its socket has already received.
 
 The last act of a command may be a query that it sends before it exits. When the session ends, that
 query may still be in the kernel's buffer. A serving loop that was cancelled at once would lose it.

@@ -1,4 +1,4 @@
-"""The directory of kept homes on disk: its entries made, opened, locked, looked at and renamed.
+"""The directory of kept homes on disk: makes, opens, locks, reads and renames its entries.
 
     $XDG_DATA_HOME/nono-trio/homes/NAME.ISOLATION/   0700
       home/       the only part that a cage sees, and may fill with anything

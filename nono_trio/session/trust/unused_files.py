@@ -1,4 +1,4 @@
-"""Says which files of certificates were given for nothing.
+"""Says which of the given files of certificates have no effect.
 
 Apart from the rest of this folder, because each run asks it and most intercept nothing.
 """
