@@ -153,8 +153,10 @@ def parse_response(raw: bytes, method: str, websocket_key: bytes | None = None) 
     body = _body(block, knows_chunked=is_1_1)
     if method == "HEAD" or status in _BODILESS:
         body = LengthBody(0)
-    if status == _NO_CONTENT and block.framing:  # a length is not allowed there (RFC 9110 8.6), yet
-        block = _without_length(block)  # servers send 0
+    # A length is not allowed there (RFC 9110 8.6), yet servers send 0. A client that does not know
+    # an interim response could take the final one for a body of that length.
+    if block.framing and (status == _NO_CONTENT or status < 200):
+        block = _without_length(block)
     return ResponseHead(status, match[3], block, is_1_1 and not block.closes, body)
 
 
