@@ -5,7 +5,7 @@ the program has its answer. Each path has one record for reading and one for cre
 bound; the rest is counted. A thread checks for a bounded time if the path exists on the host: the
 program chooses the path, which may be on a file system that hangs. A path that does not exist there
 has no record, unless the program was to create it, or it is a tripwire of the run. The server waits
-for a second at most. Look-ups that may decide about the run are counted apart if they are lost.
+for three seconds at most. Lost look-ups that may decide about the run are counted apart.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 MOST_RECORDS: Final = 1000
 # Beyond it, for paths that the verdict on a run depends on: other look-ups must not hide them.
 MOST_TRIPPED: Final = 100
-# A local file system answers in microseconds, but the thread may be late on a busy machine. Two of
-# them fit into the time for the last look-ups of a run. The server waits less long.
-EXISTS_SECONDS: Final = 2.0
+# A local file system answers in microseconds, but on a busy machine the thread may be late. Less
+# than the server waits, so a path that hangs does not make the next records late.
+EXISTS_SECONDS: Final = 1.5
 # A dead mount may block each of them until the run ends.
 _THREADS: Final = 2
 _BATCH: Final = 64

@@ -34,7 +34,8 @@ from .view_tree import Place, TreeError, decode_tree, is_below
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-ANSWER_SECONDS: Final = 1.0  # a commit takes less than a millisecond; a person waits this long
+# A commit takes less than a millisecond, but a busy machine may be late; a person waits this long.
+ANSWER_SECONDS: Final = 3.0
 MOST_WAITING: Final = 256  # requests at a time: one for each thread of a busy build
 MOST_NAMES: Final = 8192  # that were reported; an evicted one is reported again
 MOST_LATE: Final = 8192  # answered without a record, which may still come
