@@ -10,17 +10,20 @@ Rules of this file:
 - An encoded slash ("%2F") is kept; `hides_slash` says so, and only a rule that allows it matches.
 - The query is sent as it came. A fragment, a control character or a character outside ASCII in it
   is refused.
+- Paths are remembered without their queries, and none that its record shows in part only: a secret
+  of one request must not stay in memory.
 - The work is bounded: MAX_PATH characters, MAX_SEGMENTS segments, MAX_LEVELS decodings.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from nono_trio.core.late import late_pattern
+from nono_trio.core.log.redaction import redact_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
 MAX_PATH: Final = 4096  # characters; OpenShell's bound, and half of a request line here
 MAX_SEGMENTS: Final = 256  # matching takes time by segments; real paths have fewer than 30
 MAX_LEVELS: Final = 3  # escapes within escapes; real clients have two at most
-PATH_CACHE: Final = 1024  # targets kept; at most 16 KiB each, so 16 MiB in the worst case
-LONGEST_KEPT: Final = 2048  # characters of a target that is kept
+PATH_CACHE: Final = 1024  # paths kept; at most 16 KiB each, so 16 MiB in the worst case
+LONGEST_KEPT: Final = 2048  # characters of a path that is kept
 
 _ESCAPE: Final = late_pattern(r"%(?:([0-9A-Fa-f]{2})|)")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -65,6 +68,10 @@ class CanonicalTarget:
     path: str
     query: str | None = None
     hides_slash: bool = False
+    readings: list[frozenset[tuple[str, ...]]] = field(
+        default_factory=list, compare=False, repr=False
+    )
+    """Its readings, once they were looked for (endpoint_readings.py); at most 64 KiB."""
 
     @property
     def text(self) -> str:
@@ -80,9 +87,14 @@ class CanonicalTarget:
 def canonical_target(target: str) -> CanonicalTarget:
     """Return the canonical spelling of a target in origin-form. Raises BadPath. Idempotent over
     `CanonicalTarget.text`."""
-    if len(target) > LONGEST_KEPT:
-        return _canonical(target)
-    return _remembered(target)
+    if not _VISIBLE.fullmatch(target):
+        _refuse_character(target)
+    if "#" in target:
+        _refuse("has a fragment")
+    path, mark, query = target.partition("?")
+    may_be_kept = len(path) <= LONGEST_KEPT and redact_path(path) == path
+    canonical, hides_slash = (_remembered if may_be_kept else _canonical)(path)
+    return CanonicalTarget(canonical, query if mark else None, hides_slash)
 
 
 def canonical_segment(segment: str) -> str:
@@ -110,16 +122,12 @@ def decoded_levels(segment: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=PATH_CACHE)
-def _remembered(target: str) -> CanonicalTarget:
-    return _canonical(target)
+def _remembered(path: str) -> tuple[str, bool]:
+    return _canonical(path)
 
 
-def _canonical(target: str) -> CanonicalTarget:
-    if not _VISIBLE.fullmatch(target):
-        _refuse_character(target)
-    if "#" in target:
-        _refuse("has a fragment")
-    path, mark, query = target.partition("?")
+def _canonical(path: str) -> tuple[str, bool]:
+    """Return the canonical path, and whether a segment hides a slash. Raises BadPath."""
     if not path.startswith("/"):
         _refuse("does not begin with a slash")
     if "\\" in path:
@@ -132,7 +140,7 @@ def _canonical(target: str) -> CanonicalTarget:
     segments, hides_slash = _resolved(given)
     if len(segments) > 1 and not segments[0]:
         _refuse("begins with two slashes")
-    return CanonicalTarget("/" + "/".join(segments), query if mark else None, hides_slash)
+    return "/" + "/".join(segments), hides_slash
 
 
 def _resolved(given: list[str]) -> tuple[list[str], bool]:

@@ -15,7 +15,6 @@ bounded by MAX_LEVELS of endpoint_path.py.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from nono_trio.core.late import late_pattern
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.endpoint_path import CanonicalTarget
 
 Reading: TypeAlias = tuple[str, ...]
-
-# Paths whose readings are kept for the next deny rule; at most 64 KiB each, so 2 MiB in all.
-READINGS_CACHE: Final = 32
 
 # An encoded "?" or "#", encoded again or not, and the full-width ones.
 _EARLY_END: Final = late_pattern(r"%(?:25)*(?:3F|23|EF%(?:25)*BC%(?:25)*(?:9F|83))", re.IGNORECASE)
@@ -54,9 +50,15 @@ def strict_readings(target: CanonicalTarget, pattern: str = "") -> Iterator[Sequ
         yield form[1:].split("/")
 
 
-@lru_cache(maxsize=READINGS_CACHE)
 def readings(target: CanonicalTarget) -> frozenset[Reading]:
-    """Return every reading of a path: its segments, folded and without empty ones."""
+    """Return every reading of a path: its segments, folded and without empty ones. They are kept
+    with the target for the next deny rule."""
+    if not target.readings:
+        target.readings.append(_readings(target))
+    return target.readings[0]
+
+
+def _readings(target: CanonicalTarget) -> frozenset[Reading]:
     path = target.path
     if not _UNUSUAL.search(path):
         return frozenset({_reading(path.split("/"))})
