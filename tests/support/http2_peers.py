@@ -171,8 +171,9 @@ class Http2Origin:
                         del to_send[number]
                 if not peer.ended:
                     await peer.flush()
-                    raw, self.raw = self.raw, b""
-                    await secure.send_all(raw)
+                    if self.raw:
+                        await secure.send_all(self.raw)
+                        self.raw = b""  # afterwards: a test that waits for it lets others send
             nursery.cancel_scope.cancel()
 
     async def hold(self, peer: Peer, number: int) -> None:
