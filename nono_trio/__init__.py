@@ -7,6 +7,7 @@
 #
 # core/     pure: HTTP heads, names and addresses, policy, credentials, profiles, the log's bytes,
 #           proofs of it, and its records in the formats of others
+# steps.py  coroutines that wait without a task; task_turns.py: the turns of those that have one
 # posix/    what every layer asks of the system: paths, owners, processes, files opened safely
 # audit/    store and ledger; keys, write (the one writer), read, verify, recovery, search,
 #           report (the HTML page)

@@ -12,6 +12,8 @@ Rules of this file:
   nursery raises it, as if the coroutine had been a task from the beginning.
 - Cancellation is for tasks: when the steps end, each coroutine becomes a task of its nursery and
   waits on there.
+- A task that moves large bodies says so by `move_much`. While many do, all tasks of `go_on` take
+  turns (task_turns.py), which `StepQueue.run` and the dispatcher begin.
 """
 
 from __future__ import annotations
@@ -320,8 +322,8 @@ async def become_task() -> None:
 
 
 async def move_much() -> None:
-    """Become a task that moves much: while many such tasks move, it waits for its turns. The task
-    must have been started by `go_on`, which notes its end."""
+    """Become a task that moves much: while many such tasks move, it waits for its turns. A task
+    must run in `go_on`, which notes its end; without that it would count as moving for ever."""
     if _now.one is not None:
         await _BECOMING_TASK
     _now.turns.join()

@@ -7,7 +7,11 @@ by what the last ones took. The others wait, in the order in which they were wok
 
 Rules of this file:
 - A task that moves much says so by `join`, and counts until it has ended its work (`leave`).
-- Below FEW such tasks nothing waits and nothing is timed, so other tasks cost what they did.
+  steps.py calls both (`move_much`, `go_on`).
+- Up to FEW such tasks nothing waits and nothing is timed, so other tasks cost what they did.
+- In a crowd all tasks of steps.py wait for their turns, also those that move little. The writer's
+  task and the drivers never do.
+- A driver (`StepQueue.run`) begins the turns. Once the last one ends, all that wait go on.
 - A task that was woken and waits for its turn gets it soon. If it is cancelled, it meets that at
   its next wait, as if it had gone on at once.
 """
@@ -61,8 +65,10 @@ class TaskTurns:
         self._count()
         if self._drivers:
             self._drivers[-1]()
-        while self._waiting and not self._drivers:
-            reschedule(self._waiting.popitem()[0])
+            return
+        for task in self._waiting:
+            reschedule(task)
+        self._waiting.clear()
 
     def begin(self) -> None:
         """Let the next tasks go on: a turn begins."""

@@ -95,6 +95,21 @@ async def test_a_few_do_not_wait_for_each_other():
         assert set(counted.turns[-10:]) == {FEW}
 
 
+async def test_those_that_have_ended_make_no_crowd():
+    async def body(number: int) -> None:
+        while number < FEW:
+            counted.steps += 1
+            await turn()
+
+    async with movers(3 * MOST, body) as counted:
+        while not counted.turns or counted.turns[-1] < FEW:
+            await trio.lowlevel.checkpoint()
+        begun = len(counted.turns)
+        while len(counted.turns) < begun + 200:
+            await trio.lowlevel.checkpoint()
+        assert set(counted.turns[-10:]) == {FEW}
+
+
 async def test_a_cancellation_reaches_each_that_waits_for_its_turn_and_no_wake_is_lost():
     ended, seen, wakers = [], [], [Waker() for _ in range(3 * MOST)]
 

@@ -40,6 +40,9 @@ def test_a_sample_belongs_to_its_system_call_or_to_a_file(stack: str, part: str)
     [
         ("trio/_core/_run.py:unrolled_run", "trio: scheduler, channels, scopes"),
         ("nono_trio/audit/write/recorder.py:record", "record"),
+        ("nono_trio/audit/write/record_queue.py:put", "record"),
+        ("nono_trio/core/http/field_block.py:keep", "parse and rewrite heads"),
+        ("nono_trio/task_turns.py:wake", "the dispatcher's steps"),
         ("nono_trio/proxy/http/rewrite.py:rewritten", "parse and rewrite heads"),
         ("nono_trio/proxy/http/connection.py:run", "a connection's order of acts, flows"),
         ("the interpreter", "the interpreter"),

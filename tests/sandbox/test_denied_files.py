@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = needs_view
 
 DEAD_MOUNT = Path(__file__).parent.parent / "support" / "dead_mount.py"
-LIMIT_SECONDS = 30  # for one look-up, on a machine that is busy; it waits for a second at most
+LIMIT_SECONDS = 30  # for one look-up, on a machine that is busy; it waits for three at most
 
 
 @pytest.fixture
