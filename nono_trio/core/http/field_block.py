@@ -6,7 +6,8 @@ answer with the same ones. So blocks are remembered, with the results of splitti
 Rules of this file:
 - Only an accepted block is remembered. Its results depend on no request line and on no time.
 - A remembered block can have no secret: all its names are in `_HARMLESS`. The token of the
-  session is the exception, once it was compared: the proxy has it as long as the session lives.
+  session is the exception, once it was compared. A proxy that ends has all blocks forgotten: the
+  memory is the process's, which may have other sessions.
 - A block with any other name may have a secret, so it is split each time.
 """
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from nono_trio.core.http import field_block
 from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import REFUSED_PORTS_TARGET
 from nono_trio.core.policy.reasons import DenialCode, format_reason
@@ -355,13 +356,14 @@ class Proxy:
 
     def _finish_if_unused(self) -> None:
         """After the last listener and the last handler: end the attending task, then close the
-        epoll."""
+        epoll and forget the fields that were remembered, which may have the token."""
         if self._listeners or self._handlers:
             return
         if self._attending is not None:
             self._attending.cancel(reason="the proxy has no client left")
         else:
             self._readiness.close()
+            field_block.requests.forget_all()
 
 
 def _authorizer(

@@ -6,6 +6,7 @@ import re
 import tracemalloc
 
 import pytest
+import running_proxy
 from hostile_heads import CASES, expand, request
 from hostile_siblings import (
     ADDRESSES,
@@ -17,6 +18,7 @@ from hostile_siblings import (
     HTTP_TARGETS,
     LINES,
 )
+from running_proxy import http, running
 
 from nono_trio.core.http import field_block
 from nono_trio.core.http.bad_request import BadRequest
@@ -141,6 +143,15 @@ def test_no_wrong_token_no_query_and_no_stand_in_is_remembered():
     with_stand_ins.authorize(request(GET), b"")
     assert [*ours.remembered, *with_stand_ins.remembered] == []
     assert len([*requests]) == 1  # the right token's
+
+
+async def test_the_token_is_forgotten_when_its_proxy_ends():
+    async with running() as proxy:
+        for path in "ab":  # the same fields
+            async with proxy.client() as wire:
+                assert await wire.exchange(http("GET", f"http://denied.test/{path}")) is not None
+        assert any(running_proxy.AUTH.encode() in block for block in requests)
+    assert [*requests] == []
 
 
 def test_what_is_remembered_is_bounded():
