@@ -50,7 +50,7 @@ MOST_RECORDS: Final = 1000
 # Beyond it, for paths that the verdict on a run depends on: other look-ups must not hide them.
 MOST_TRIPPED: Final = 100
 # A local file system answers in microseconds, but on a busy machine the thread may be late. Less
-# than the server waits, so a path that hangs does not make the next records late.
+# than the server waits (ANSWER_SECONDS), so a path that hangs does not make the next records late.
 EXISTS_SECONDS: Final = 1.5
 # A dead mount may block each of them until the run ends.
 _THREADS: Final = 2

@@ -17,6 +17,7 @@ from nono_trio.errors import AuditBusy
 from nono_trio.sandbox import denied_files
 from nono_trio.sandbox.attribution import file_system
 from nono_trio.sandbox.denied_files import DeniedFiles
+from nono_trio.sandbox.launcher.linux import view_server
 from nono_trio.sandbox.launcher.linux.view_reports import ACKNOWLEDGED, NO_PATH, TOLD
 
 if TYPE_CHECKING:
@@ -182,6 +183,11 @@ def test_a_host_that_hangs_delays_no_answer_for_long(
     server = serve(test)
     assert server.files.unknown == 5
     assert server.log.paths == [(MORE_FILES, "Read")]
+
+
+def test_a_path_that_hangs_is_given_up_before_the_program_has_its_answer() -> None:
+    """Otherwise the server would wait for no later record, until the supervisor responds again."""
+    assert denied_files.EXISTS_SECONDS < view_server.ANSWER_SECONDS
 
 
 def hang(monkeypatch: pytest.MonkeyPatch, *names: str) -> threading.Event:

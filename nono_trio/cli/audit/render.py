@@ -252,7 +252,7 @@ def _duration(summary: SessionSummary) -> str:
 
 
 def cage_rows(session: StoredSession, story: Story) -> Iterator[tuple[str, str]]:
-    """What held it."""
+    """The rows about the cage and its isolation."""
     summary = session.summary
     if summary is not None and summary.is_ours:
         facts = summary.facts
