@@ -8,6 +8,10 @@ not seen by that; with --processes the files of `PROCESSES` are tried last, what
 from __future__ import annotations
 
 ROWS: dict[str, tuple[str, ...]] = {
+    "nono_trio/steps.py": (
+        "tests/test_steps.py", "tests/test_task_turns.py", "tests/audit/write/test_record_queue.py",
+    ),
+    "nono_trio/task_turns.py": ("tests/test_task_turns.py", "tests/test_steps.py"),
     "nono_trio/core": ("tests/core",),
     "nono_trio/core/credentials": (
         "tests/core/credentials", "tests/config/test_credentials.py",

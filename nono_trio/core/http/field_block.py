@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 _Block = TypeVar("_Block")
 
-MAX_REMEMBERED: Final = 1024  # bytes of a block that is remembered
-MOST_FIELDS: Final = 16  # in such a block, as browsers send; each takes up to 0.8 KiB here
-MEMORY: Final = 256  # such blocks; with what is made of them less than 4 MiB
+# The bounds of each memory: blocks of requests, of responses, and whole heads (authorizer.py).
+MAX_REMEMBERED: Final = 1024  # bytes of a block, or of a head
+MOST_FIELDS: Final = 16  # in it, as browsers send; each takes up to 0.8 KiB here
+MEMORY: Final = 256  # of them; with what is made of them less than 4 MiB
 MOST_SEEN: Final = 1024  # hashes of blocks that have come once
 
 # Without those that name the user, and without opaque values that a server has chosen (ETags).

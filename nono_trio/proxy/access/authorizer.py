@@ -29,7 +29,7 @@ from msgspec.structs import replace
 from nono_trio.core.http.bad_request import BadRequest
 from nono_trio.core.http.body import Body, ChunkedBody, LengthBody
 from nono_trio.core.http.chunked import BadBody
-from nono_trio.core.http.field_block import MOST_FIELDS, remember
+from nono_trio.core.http.field_block import MAX_REMEMBERED, MEMORY, MOST_FIELDS, remember
 from nono_trio.core.http.header_fields import presented_token
 from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusual_body
 from nono_trio.core.http.message import HTTP1_STREAM, BodyData, MessageEnded, body_events
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from nono_trio.core.policy.endpoint_verdict import EndpointVerdict, JudgesMessages
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.policy_verdict import Verdict
-
-MEMORY: Final = 256  # heads remembered; all are dropped when full, since the child chooses them
-MAX_REMEMBERED: Final = 1024  # bytes of such a head; with their fields all take less than 4 MiB
 
 _TOKEN_HINT: Final = "use the proxy URL of HTTP_PROXY, with its user and password"
 NO_TOKEN: Final = Refusal(
@@ -200,7 +197,7 @@ class RequestAuthorizer:
             if head.body != "none" or is_judged or self._has_stand_ins or not is_shown:
                 return
             request = copy(request)  # the given one may be changed on its way
-        if len(self._remembered) >= MEMORY:
+        if len(self._remembered) >= MEMORY:  # all at once, since the child chooses them
             self._remembered.clear()
         self._remembered[raw] = (request, decision)
 

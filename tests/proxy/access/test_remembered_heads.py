@@ -161,7 +161,7 @@ def test_what_is_remembered_is_bounded():
             line = GET.replace("/a", f"/{path}{number}")
             ours.authorize(request(line, f"User-Agent: {number}"), b"")
         assert len([*requests]) <= MEMORY
-        assert len(ours.remembered) <= authorizer.MEMORY
+        assert len(ours.remembered) <= MEMORY
     ours.authorize(request(GET, "User-Agent: " + "x" * MAX_REMEMBERED), b"")
     assert max(map(len, requests)) <= MAX_REMEMBERED
     assert all(re.fullmatch(rb"[\x20-\x7e\r\n]+", block) for block in requests)
