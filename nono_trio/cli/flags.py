@@ -113,6 +113,11 @@ _ATTRIBUTION = (
            help="Find out which program each network record came from."),
 )  # fmt: skip
 
+_UNKEPT = (
+    option("--no-audit", is_flag=True, group="audit",
+           help="Remove the log at the end."),
+)  # fmt: skip
+
 _OUTPUT = (
     option("-s", "--silent", is_flag=True, group="output",
            help="Say nothing of our own but errors."),
@@ -158,6 +163,7 @@ def session_options(command: Command) -> Command:
         *_AUTHORITIES,
         audit_dir_option,
         *_declared("audit"),
+        *_UNKEPT,
         *_SESSION,
     )
 

@@ -59,9 +59,12 @@ def say_hint(text: str) -> None:
 
 
 def end_lines(
-    attempts: AttemptTally, session_id: str, programs: Mapping[str, Sequence[str]] = NO_PROGRAMS
+    attempts: AttemptTally,
+    session_id: str | None,
+    programs: Mapping[str, Sequence[str]] = NO_PROGRAMS,
 ) -> list[str]:
-    """Return the lines about what a session was denied and what failed; [] if nothing was.
+    """Return the lines about what a session was denied and what failed; [] if nothing was. Without
+    `session_id` none names the log.
 
     A request without the token is not among the numbers: its sender has no right to learn what is
     allowed, and where others can reach the listener it may not be the caged command.
@@ -82,13 +85,15 @@ def end_lines(
     flags = [clean(flag) for host in common for flag in host.allow_flags]
     if flags:
         lines.append(f"to allow: {' '.join(flags[:MAX_FLAGS])}")
-    if len(denied) > MAX_TARGETS or len(flags) > MAX_FLAGS:
+    if session_id is not None and (len(denied) > MAX_TARGETS or len(flags) > MAX_FLAGS):
         lines.append(f"all that was denied, as a profile: nono-trio audit learn {session_id}")
     if lines and programs:
         from nono_trio.cli.programs import programs_text  # late: for denials only
 
         lines.append(f"denied programs: {programs_text(programs)}")
-    return [*lines, f"details: nono-trio audit show {session_id}"] if lines else []
+    if lines and session_id is not None:
+        lines.append(f"details: nono-trio audit show {session_id}")
+    return lines
 
 
 def verdict_line(judging: Judging, strays: Strays) -> str:
@@ -130,12 +135,14 @@ def _host_lines(outcome: str, hosts: list[DeniedHost]) -> Iterator[str]:
         yield f"{outcome} {counted(len(hosts) - MAX_TARGETS, 'host')} more"
 
 
-def _observed_lines(attempts: AttemptTally, session_id: str) -> Iterator[str]:
+def _observed_lines(attempts: AttemptTally, session_id: str | None) -> Iterator[str]:
     shown = [clean(one) for one in [*attempts.observed][:MAX_TARGETS]]
     more = len(attempts.observed) - len(shown)
     rest = f" and {more:,} more" if more else ""
     yield f"let through only by --observe: {', '.join(shown)}{rest}"
-    yield f"a profile that allows what was used: nono-trio audit learn {session_id} > agent.toml"
+    if session_id is not None:
+        command = f"nono-trio audit learn {session_id} > agent.toml"
+        yield f"a profile that allows what was used: {command}"
 
 
 def _without_token(attempts: AttemptTally) -> str:

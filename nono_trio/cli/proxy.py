@@ -14,6 +14,7 @@ from nono_trio.cli.live import say
 from nono_trio.cli.option_help import GroupedCommand
 from nono_trio.cli.shared_flags import option
 from nono_trio.cli.stderr import begin_session
+from nono_trio.cli.unkept_log import UNKEPT, end_of_log
 from nono_trio.config.settle import settle_proxy
 from nono_trio.errors import UsageError
 
@@ -91,6 +92,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
             announced.write(text)
         _print_ready(text)
 
+    remove_unkept = end_of_log(options.audit)
     begin_session()
     observers = [FollowPrinter().observe] if follow else []
     with ExitStack() as last:  # in the other order, also after one that fails
@@ -104,6 +106,7 @@ def proxy(listen: str, ready_file: str | None, follow: bool, **given: Any) -> No
             options, policy, token, listener, ready, Listeners(warn=say, observe=observers),
             None if trust is None else trust.session, credentials,
         )  # fmt: skip
+    remove_unkept(finished)
     if finished.outcome.error is not None:
         raise finished.outcome.error
 
@@ -117,6 +120,8 @@ def _warnings(
     from nono_trio.session.trust.unused_files import unused_files
 
     yield from notes
+    if not options.audit.keeps_log:
+        yield UNKEPT
     if not is_loopback(ipaddress.ip_address(address)):
         yield IN_CLEAR
     yield from unused_files(options.network, intercepts=intercepts)

@@ -15,6 +15,7 @@ from nono_trio.cli.programs import DeniedPrograms
 from nono_trio.cli.run_summary import RunSummary, summary_output
 from nono_trio.cli.stderr import begin_session
 from nono_trio.cli.text import clean
+from nono_trio.cli.unkept_log import UNKEPT, end_of_log
 from nono_trio.config.settle import settle_run
 from nono_trio.errors import UsageError
 
@@ -117,15 +118,19 @@ def execute(options: RunOptions, given: dict[str, Any]) -> int:
     _say_before(options, prepared, silent=silent)
     begin_session()
     programs = DeniedPrograms()
+    remove_unkept = end_of_log(options.session.audit)
     finished = run_command(options, prepared, _listeners(prepared, programs, given))
     if finished.outcome.error is not None:
-        _explain_end(finished)
+        if not remove_unkept(finished):
+            _explain_end(finished)
         raise finished.outcome.error
     if not silent:
         for note in finished.notes:  # with paths that the command chose
             _say_clean(note)
-    run_summary = _summary_of(finished, options.judging, programs)
-    output.tell(run_summary, silent=silent)
+    kept = options.session.audit.keeps_log
+    run_summary = _summary_of(finished, options.judging, programs, is_kept=kept)
+    output.tell(run_summary, silent=silent)  # before the log is removed: it may verify that
+    remove_unkept(finished)
     if run_summary.failure is not None:
         say(run_summary.failure)
     return run_summary.exit_code
@@ -135,6 +140,8 @@ def _say_before(options: RunOptions, prepared: PreparedRun, *, silent: bool) -> 
     if not silent:
         for warning in prepared.warnings:
             say(f"warning: {warning}")
+        if not options.session.audit.keeps_log:
+            say(f"warning: {UNKEPT}")
         for note in prepared.resources.home.notes:
             _say_clean(note)
     if options.session.network.observe:  # also when silent: the allowlist is not in force
@@ -159,7 +166,9 @@ def _listeners(prepared: PreparedRun, programs: DeniedPrograms, given: dict[str,
     )
 
 
-def _summary_of(finished: Finished, judging: Judging, programs: DeniedPrograms) -> RunSummary:
+def _summary_of(
+    finished: Finished, judging: Judging, programs: DeniedPrograms, *, is_kept: bool
+) -> RunSummary:
     """The end of a run, with the exit code that its verdict gives."""
     attempts, own_code = finished.attempts, finished.outcome.exit_code
     code = judging.exit_code(own_code, attempts)
@@ -172,6 +181,7 @@ def _summary_of(finished: Finished, judging: Judging, programs: DeniedPrograms) 
         attempts,
         programs.named(),
         failure,
+        is_kept,
     )
 
 

@@ -62,6 +62,8 @@ class RunSummary(msgspec.Struct, frozen=True):
     """The programs that were denied something, each with its first hosts."""
     failure: str | None = None
     """The line about exit code 3 (`live.verdict_line`); None for a run that the policy passed."""
+    is_kept: bool = True
+    """The log stays after the end."""
 
     def answer(self, verdict: Verdict) -> SummaryAnswer:
         """The summary as JSON; `verdict` is that of `audit verify`."""
@@ -212,7 +214,8 @@ class SummaryOutput:
         if self._form == "none":
             return
         if self._verify is None:
-            lines = end_lines(summary.attempts, summary.session_id, summary.programs)
+            shown = summary.session_id if summary.is_kept else None
+            lines = end_lines(summary.attempts, shown, summary.programs)
             if self._descriptor is None:
                 for line in () if silent else lines:
                     say(line)

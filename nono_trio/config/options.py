@@ -87,7 +87,8 @@ class NetworkOptions(msgspec.Struct, frozen=True):
 
 class AuditOptions(msgspec.Struct, frozen=True):
     """The directory of the log, how it is written, the reference of the key that signs it, and the
-    command and the witnesses that get the signed checkpoints of the ledger."""
+    command and the witnesses that get the signed checkpoints of the ledger. Without `keeps_log` the
+    log is removed once the session has ended."""
 
     state_root: Path
     mode: AuditMode = "strict"
@@ -96,6 +97,7 @@ class AuditOptions(msgspec.Struct, frozen=True):
     sign_key: str | None = None
     anchor_command: str | None = None
     witnesses: Sequence[str] = ()
+    keeps_log: bool = True
 
 
 class SessionOptions(msgspec.Struct, frozen=True):

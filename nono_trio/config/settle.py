@@ -130,6 +130,7 @@ def _session(chosen: Chosen, values: Mapping[str, Any]) -> SessionOptions:
             sign_key=values["audit_sign_key"],
             anchor_command=values["anchor_command"],
             witnesses=_witnesses(values),
+            keeps_log=not values["no_audit"],
         ),
         grace_seconds=values["grace"],
         profiles=chosen.profiles,

@@ -48,6 +48,15 @@ def test_a_host_that_was_looked_up_and_tried_at_two_ports_is_named_once():
     ]  # fmt: skip
 
 
+def test_no_line_names_a_log_that_is_removed():
+    tally = AttemptTally()
+    many = [event(f"h{number}.test") for number in range(30)]
+    tally.add_all(Network(event=one) for one in many)
+    tally.observed["o.test"] = None
+    assert sum("nono-trio audit" in line for line in end_lines(tally, "5e55")) == 3
+    assert not any("nono-trio audit" in line for line in end_lines(tally, None))
+
+
 def test_a_name_that_was_only_looked_up_says_so():
     assert summary(looked_up("x.tunnel.test"), looked_up("x.tunnel.test"))[:-1] == [
         "1 denied, 0 failed, 0 allowed",

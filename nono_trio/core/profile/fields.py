@@ -328,7 +328,7 @@ FIELDS: Final = (
     Field(
         key="audit.queue", merge="replaces", kind="whole_number", least=1, most=1_000_000,
         flags=("--audit-queue",), metavar="N", default=QUEUE_RECORDS,
-        help="Records that may wait for the writer.",
+        help="Records that may wait in it.",
         example=str(QUEUE_RECORDS),
     ),
     Field(
