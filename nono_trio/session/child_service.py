@@ -71,7 +71,7 @@ TIMED_OUT = 124  # as timeout(1)
 # The queue has room or it has not: the log is not waited for once the child has ended.
 LAST_RECORD_SECONDS = 1.0
 # For what the view's server still had to tell, up to MOST_KEPT bytes of names. The rest is counted.
-LAST_LOOK_UPS_SECONDS = 5.0
+LAST_LOOK_UPS_SECONDS = 6.0
 
 
 class ChildService:

@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     from nono_trio.audit.ledger import LedgerReport
 
 SESSION_GONE: Final = "session gone or replaced"
-REMOVED: Final = (
-    "it was removed on purpose (`audit forget`, `audit cleanup`); the ledger keeps its digest"
-)
 
 
 def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> Verification:
     """Return the answer for a session that only the ledger knows."""
     path = audit_root / session_id
-    seen = LedgerSeen(found=True, chain_verified=ledger.first_bad is None)
-    if session_id in ledger.removed:
+    removed = session_id in ledger.removed
+    seen = LedgerSeen(found=True, removed=removed, chain_verified=ledger.first_bad is None)
+    if removed:
         return Verification(
             verdict="unreadable",
             path=str(path),
             session_id=session_id,
             ledger=seen,
-            notes=[REMOVED],
+            notes=[
+                "it was removed on purpose (`audit forget`, `audit cleanup`); the ledger keeps its"
+                " digest"
+            ],
         )
     return Verification(
         verdict="missing",
@@ -49,7 +50,7 @@ def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> V
 
 def is_removed(answer: Verification) -> bool:
     """Return True for the answer about a session that was removed on purpose."""
-    return answer.verdict == "unreadable" and answer.notes == [REMOVED]
+    return answer.ledger.removed
 
 
 def verify_without_session(target: Path, error: LogUnreadable) -> Verification:

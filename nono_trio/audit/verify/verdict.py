@@ -70,11 +70,12 @@ class LedgerSeen(msgspec.Struct, kw_only=True, frozen=True):
     """The session's line in the ledger; None if there was nothing to compare.
 
     `imported`: the session is another machine's. The line is that of its import, or in an archive
-    the one that came with it.
+    the one that came with it. `removed`: the session is not there, and was removed on purpose.
     """
 
     found: bool = False
     imported: bool = False
+    removed: bool = False
     matches: bool | None = None
     chain_verified: bool | None = None
 

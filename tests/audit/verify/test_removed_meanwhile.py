@@ -44,6 +44,7 @@ def test_verify_says_that_it_was_removed(directory, monkeypatch, step, by_its_lo
     assert answer.notes == [
         "it was removed on purpose (`audit forget`, `audit cleanup`); the ledger keeps its digest"
     ]
+    assert answer.ledger.removed
 
 
 @pytest.mark.parametrize("step", ["check_policy", "check_bound_summary", "check_files"])
@@ -57,7 +58,8 @@ def test_lists_and_exports_find_it_unreadable(directory, monkeypatch, step):
 
 def test_one_that_goes_without_a_word_in_the_ledger_is_missing(directory):
     directory.rename(directory.with_name("elsewhere"))
-    assert verify(directory).verdict == "missing"
+    answer = verify(directory)
+    assert (answer.verdict, answer.ledger.removed) == ("missing", False)
     assert bound_facts.look(directory).fault.failure != UNREADABLE
 
 

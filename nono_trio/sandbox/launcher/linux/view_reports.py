@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import socket
 
 MOST_KEPT: Final = 4 << 20  # bytes: a supervisor that is late by seconds still learns of each name
-LAST_SECONDS: Final = 2.0  # at the end, for kept reports; the launcher waits a little longer
+# At the end, for what is kept: the supervisor may ask twice about paths that hang.
+LAST_SECONDS: Final = 4.0  # the launcher waits a little longer
 
 # Number, thread, creates, the number of look-ups that were not sent, and of those that were to
 # create something; then a path.
