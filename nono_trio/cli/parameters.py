@@ -139,6 +139,18 @@ class GivenProfile(GivenPath):
         """The profiles in a variable; nothing for an empty one."""
         return [one for one in rv.split(os.pathsep) if one]
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the names of profiles; have the shell complete files where none fits."""
+        from click.shell_completion import CompletionItem  # late: for completion only
+
+        from nono_trio.config.profiles import available
+
+        names = sorted({found.name for found in available(os.environ)})
+        offered = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return offered or super().shell_complete(ctx, param, incomplete)
+
 
 class GivenEndpoint(GivenText):
     """METHODS URL, with a word behind it; several in a variable are separated by spaces too."""

@@ -36,6 +36,7 @@ LINES = {
     "nono-trio inspect 00aa000000000002": OTHER,
     "nono-trio run --allow-dom": "--allow-domain",
     "nono-trio run --isolation n": "namespace none",
+    "nono-trio run -p de": "default developer",
     "nono-trio run -- ls --al": "",
     "nono-trio nothing x": "",
     "nono-trio audit show --audit-dir s3://x TAB": "latest",
