@@ -68,6 +68,7 @@ class Peer:
         self.answers_settings = True
         self.going: ConnectionTerminated | None = None
         self.ended = False
+        self.was_reset = False  # while it sent: then what it did not read is lost
         self.received = 0
 
     async def flush(self) -> None:
