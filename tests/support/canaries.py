@@ -34,9 +34,12 @@ from canary_services import Listeners, Objects
 import nono_trio
 
 RUN_SECONDS = 50.0
-# The victim gets a high number. A process of the cage could have a low one too, and answer for it.
+# Host processes get high numbers. A process of the cage could have a low one too, and answer for
+# it: the probe uses some 8,000 there. After the highest number of all come low ones again.
+LEAST_PID = 16_000
+LEFT_PIDS = 4_000
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
-HIGH_PID = "32300"
+MOST_PID = Path("/proc/sys/kernel/pid_max")
 POLL_SECONDS = 0.005
 SETTLE_SECONDS = 2.0  # for killed processes to end; a process that lives longer has escaped
 TAG = re.compile(rb"tag-[0-9a-f]{8}")
@@ -146,8 +149,7 @@ class Canaries:
         """Start a host process like the supervisor: same user, secrets in all its parts."""
         variables = {"CANARY": self.layout.secret, "NONO_PROXY_TOKEN": self.layout.secret}
         secret_file = str(self.layout.base / "outside" / "secret")
-        with contextlib.suppress(OSError):  # not root: the number can't be set
-            LAST_PID.write_text(HIGH_PID)
+        leave_low_numbers()
         victim = subprocess.Popen(
             [sys.executable, "-c", VICTIM, str(self.notes), secret_file, self.layout.secret],
             env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -201,6 +203,22 @@ class Canaries:
         os.close(self.terminal)
         os.close(self._slave)
         shutil.rmtree(self.layout.base, ignore_errors=True)
+
+
+def leave_low_numbers() -> None:
+    """See to it that the next processes get high numbers."""
+    most = int(MOST_PID.read_text()) - LEFT_PIDS
+    while not LEAST_PID <= next_number() <= most:
+        with contextlib.suppress(OSError):  # not root: the low numbers are used up
+            LAST_PID.write_text(str(LEAST_PID))
+
+
+def next_number() -> int:
+    """Use the next number for a thread, which has one as a process has."""
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+    return thread.native_id or 0
 
 
 def places_of_code() -> dict[str, str]:
