@@ -46,8 +46,7 @@ complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
 @click.command(epilog='Example: eval "$(nono-trio completion bash)"')
 @click.argument("shell", type=OneOf(SHELLS), metavar="bash|zsh|fish")
 def completion(shell: str) -> None:
-    """Print a script that makes a shell complete commands, flags, profiles, files and session
-    ids.
+    """Print a script that makes a shell complete commands, flags, files and session ids.
 
     For every shell from now on: add the line of the example to ~/.bashrc, or with zsh to ~/.zshrc;
     with fish, `mkdir -p ~/.config/fish/completions` and
