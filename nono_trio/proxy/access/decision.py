@@ -5,13 +5,16 @@ Rules of this file:
 - Its record is made before it takes effect, so `status` is null there and `reason` is our own text.
 - `path` has no values of the query. No decision contains the token, or what a client presented
   instead of it.
-- A decision can't be part of a reference cycle, so the garbage collector does not track it.
+- What follows from a decision alone (its event but for the time, where it leads) is computed once:
+  most requests have a decision that is remembered with their head (authorizer.py). `replace` makes
+  a decision without any of it.
 - Every network event of a request, a look-up or a refused connection comes from `Decision.event`.
 """
 
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -60,7 +63,7 @@ class CredentialUse(msgspec.Struct, frozen=True, gc=False):
     passed_on: tuple[str, ...] = ()
 
 
-class Decision(msgspec.Struct, frozen=True, gc=False):
+class Decision(msgspec.Struct, frozen=True, dict=True):  # it caches properties
     """One decision. It allows unless it has a refusal."""
 
     mode: Mode
@@ -122,7 +125,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             return note
         return with_call(note, endpoint.call)
 
-    @property
+    @cached_property
     def destination(self) -> tuple[Host, int]:
         """Host and port to connect to. Raises AssertionError for a refused or malformed request."""
         if self.refusal is not None or self.host is None or self.port is None:
@@ -136,7 +139,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             raise AssertionError("policy has not allowed this request")
         return self.verdict
 
-    @property
+    @cached_property
     def spoken(self) -> Spoken:
         """The protocol that the connection of an allowed request must carry. Raises AssertionError
         for a refused or malformed request."""
@@ -171,11 +174,18 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
         `more` is appended to the reason of a refusal.
         """
+        if more and self.refusal is not None:
+            return replace(self._event, timestamp_unix_ms=now, reason=self.refusal.reason + more)
+        return replace(self._event, timestamp_unix_ms=now)
+
+    @cached_property
+    def _event(self) -> NetworkEvent:
+        """The record, without its time."""
         presented, refusal, endpoint = self.presented, self.refusal, self.endpoint
         use = self.credentials
         swapped = () if use is None else use.swapped
         return NetworkEvent(
-            timestamp_unix_ms=now,
+            timestamp_unix_ms=0,
             mode=self.mode,
             decision="allow" if refusal is None else "deny",
             route_id=",".join(swapped) or self.route or UNSET,
@@ -191,7 +201,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             port=self.port,
             method=self.method,
             path=self.path,
-            reason=self.note if refusal is None else f"{refusal.reason}{more}",
+            reason=self.note if refusal is None else refusal.reason,
         )
 
 

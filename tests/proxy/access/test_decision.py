@@ -249,3 +249,26 @@ def test_the_line_of_a_flow(monkeypatch):
     assert (plain.bytes_up, plain.bytes_down) == (3, 4)
     assert (plain.name, plain.status, plain.first_byte_ms) == (UNSET, UNSET, UNSET)
     assert (full.name, full.status, full.first_byte_ms) == ("a.corp.test", 200, 250)
+
+
+CHANGES = {
+    "mode": "reverse", "target": "b.test", "port": 80, "method": "GET", "path": "/", "presented": None,
+    "host": Host("b.test"), "verdict": Verdict(True, "tcp://a:22", scheme="tcp://"),
+    "refusal": Refusal(403, "no"), "upstream": "http://proxy.test:3128",
+    "endpoint": EndpointVerdict(True, "/b", "/b", "audit", DEFAULT_RULE, observed=True),
+    "route": "route", "mechanism": "bearer", "credentials": CredentialUse(("one",), "header"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_what_was_computed_for_a_decision_is_not_used_for_a_later_one(field):
+    assert set(CHANGES) == set(Decision.__struct_fields__)
+    first = replace(ALLOWED, verdict=Verdict(True))
+    before = first.event(1), first.destination, first.spoken
+    later = replace(first, **{field: CHANGES[field]})
+    fresh = Decision(*[getattr(later, name) for name in Decision.__struct_fields__])
+    for time, more in [(1, ""), (2, ""), (3, "; 4 more")]:
+        assert later.event(time, more) == fresh.event(time, more)
+    if field != "refusal":
+        assert (later.destination, later.spoken) == (fresh.destination, fresh.spoken)
+    assert (first.event(1), first.destination, first.spoken) == before
