@@ -5,8 +5,10 @@ part of a connection. A step costs a tenth of it. One coroutine goes both ways, 
 actions is written once.
 
 Rules of this file:
-- In a step, only `suspend` and `turn` wait. Whatever belongs to a task (scopes, nurseries, locks,
-  events, sleeps, threads) comes after `become_task`, which never goes back.
+- In a step, only `Waker.sleep`, `suspend` and `turn` wait. Whatever belongs to a task (scopes,
+  nurseries, locks, events, sleeps, threads) comes after `become_task`, which never goes back.
+- What waits by a bare `yield` is a generator, which costs less than a coroutine that awaits one:
+  `await` takes it, and trio's `start_soon` does not.
 - A step never begins inside another one. A wake only puts the coroutine into the queue.
 - No exception of a coroutine reaches the task that runs its steps. A task of the coroutine's own
   nursery raises it, as if the coroutine had been a task from the beginning.
@@ -20,8 +22,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from contextlib import suppress
-from functools import partial
 from time import perf_counter
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
@@ -32,7 +34,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from nono_trio.task_turns import TaskTurns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     _Call = TypeVar("_Call", bound="Callable[..., object]")
     Body: TypeAlias = Coroutine[Any, Any, None]
@@ -49,98 +51,149 @@ _BECOME_TASK: Final = "become a task"
 _MARK: Final = "waits_in_steps"
 
 
-class _Trap:
-    """Awaited, it gives `name` to who runs the coroutine."""
+class _Running:
+    """The coroutine whose step runs in an event loop, and the turns of its tasks."""
 
-    __slots__ = ("_once",)
-
-    def __init__(self, name: str) -> None:
-        self._once = (name,)
-
-    def __await__(self) -> Generator[str, None, None]:
-        return iter(self._once)  # type: ignore[return-value]  # a third of a generator's cost
-
-
-_WAITING: Final = _Trap(_WAIT)
-_BECOMING_TASK: Final = _Trap(_BECOME_TASK)
-
-
-class _Now(threading.local):
-    """The coroutine whose step runs in this thread, and the turns of its tasks."""
-
-    one: Stepped | None = None
+    __slots__ = ("one", "turns")
 
     def __init__(self) -> None:
+        self.one: Stepped | None = None
         self.turns = TaskTurns(MAX_SECONDS)
 
 
-_now = _Now()
+class _Here(threading.local):
+    """What runs in this thread. It costs as much as a call to ask for it."""
+
+    def __init__(self) -> None:
+        self.running = _Running()
+
+
+_here = _Here()
 
 
 class Stepped:
     """One coroutine that has no task yet. `wake` must be called once for each `suspend`."""
 
-    __slots__ = ("_queue", "_task", "coroutine", "is_woken", "nursery")
+    __slots__ = ("_task", "coroutine", "is_woken", "nursery", "queue")
 
     def __init__(self, body: Body, nursery: trio.Nursery, queue: StepQueue) -> None:
         self.coroutine = body
         self.nursery = nursery
-        self._queue = queue
+        self.queue = queue
         self.is_woken = False
         self._task: Task | None = None
 
     def wake(self) -> None:
         """Let the coroutine go on soon."""
         self.is_woken = True
-        if self._task is not None:
-            reschedule(self._task)
+        if self._task is None:
+            self.queue.add(self)
         else:
-            self._queue.add(self)
+            reschedule(self._task)
 
     def call_after(self, call: Callable[[], None]) -> None:
         """As `after_steps`."""
-        self._queue.call_after(call)
+        self.queue.call_after(call)
 
     def step(self, error: Exception | None = None) -> bool:
         """Go on until it waits or ends; return whether it waits. Raises nothing. `error` is raised
         where it waits; only tests give one."""
-        _now.one = self
+        body = self.coroutine
+        self.queue.running.one = self  # until the next step, or `run_due` ends
         try:
-            body = self.coroutine
             trap = body.send(None) if error is None else body.throw(error)
-            while trap is not _WAIT and trap is not _BECOME_TASK:
+            while trap is not _WAIT:
+                if trap is _BECOME_TASK:
+                    self.queue.move(self, body)
+                    return False
                 trap = body.throw(_refused(trap))
         except StopIteration:
-            self._queue.leave(self)
+            self.queue.leave(self)
         except BaseException as failure:  # noqa: ASYNC103  (a task raises it)
-            self._queue.move(self, _raising(failure))
+            self.queue.move(self, _raising(failure))
         else:
-            if trap is _WAIT:
-                return True
-            self._queue.move(self, self.coroutine)
-        finally:
-            _now.one = None
+            return True
         return False
 
-    async def wait_as_task(self, forget: Forget) -> None:
-        """Wait on, now that the steps have ended and it is a task."""
-        if not self.is_woken:
-            self._task = current_task()
-            try:
-                await wait_task_rescheduled(forget)
-            finally:
-                self._task = None
+    @coroutine
+    def wait(self, forget: Forget) -> Generator[Any, Any, None]:
+        """As `suspend`."""
+        self.is_woken = False
+        try:
+            yield _WAIT
+        except BaseException:
+            forget(None)
+            raise
+        if not self.is_woken:  # the steps have ended, and it is a task now
+            yield from self._wait_as_task(forget)
 
-    async def take_turn(self) -> None:
+    async def _wait_as_task(self, forget: Forget) -> None:
+        self._task = current_task()
+        try:
+            await wait_task_rescheduled(forget)
+        finally:
+            self._task = None
+
+    @coroutine
+    def take_turn(self) -> Generator[Any, Any, None]:
         """As `turn`."""
-        self._queue.add(self)
-        await _WAITING
-        if _now.one is None:
-            await trio.lowlevel.checkpoint()
+        self.queue.add(self)
+        yield _WAIT
+        if self.queue.running.one is not self:  # as above
+            yield from trio.lowlevel.checkpoint()  # noqa: ASYNC105  (as `await`, in a generator)
+
+
+class Waker:
+    """Puts one coroutine to sleep and wakes it. A wake before the sleep ends the next sleep at
+    once."""
+
+    __slots__ = ("_stepped", "_task", "_woken")
+
+    def __init__(self) -> None:
+        self._stepped: Stepped | None = None
+        self._task: Task | None = None
+        self._woken = False
+
+    def wake(self) -> None:
+        """Let the coroutine go on, now or at its next `sleep`."""
+        one = self._stepped
+        if one is not None:
+            self._stepped = None
+            one.queue.add(one)
+        elif self._task is None:
+            self._woken = True
+        else:
+            task, self._task = self._task, None
+            _here.running.turns.wake(task)
+
+    @coroutine
+    def sleep(self) -> Generator[Any, Any, None]:
+        """Wait for `wake`. No checkpoint if it came already; if cancelled, no wake is lost."""
+        if not self._woken:
+            one = self._stepped = _here.running.one
+            if one is None:
+                yield from self._sleep_as_task()
+            else:
+                try:
+                    yield _WAIT
+                finally:
+                    was_woken, self._stepped = self._stepped is None, None
+                if not was_woken:  # the steps have ended, and it is a task now
+                    yield from self._sleep_as_task()
+        self._woken = False  # also wakes since the first one: the caller tries all its transports
+
+    async def _sleep_as_task(self) -> None:
+        task = self._task = current_task()
+        await _here.running.turns.wait(task, self._abort)
+
+    def _abort(self, _: object) -> Abort:
+        self._task = None
+        return Abort.SUCCEEDED
 
 
 class StepQueue:
-    """The coroutines of one event loop that go on in steps, and those that are due.
+    """The coroutines of one event loop that go on in steps, and those that are due. It must be made
+    in the thread of its loop.
 
     `give` gets a coroutine that becomes a task.
     """
@@ -149,8 +202,9 @@ class StepQueue:
         self.give: GiveToTask = start_task
         self.is_held = False
         """`run_due` is at work or will be called at once, so `run` need not be woken."""
+        self.running = _here.running
         self._is_open = True
-        self._due: list[Stepped] = []
+        self._due: deque[Stepped] = deque()
         self._after: list[Callable[[], None]] = []
         self._members: dict[Stepped, None] = {}
         self._resting: Task | None = None
@@ -168,15 +222,17 @@ class StepQueue:
         self.add(one)
 
     def add(self, one: Stepped) -> None:
-        """For a coroutine that is woken: make it due."""
-        if self._is_open:
-            self._due.append(one)
-        self._rouse_unless_held()
+        """For a coroutine that is woken: make it due. One that is in no step any more is passed
+        over."""
+        self._due.append(one)
+        if not self.is_held:
+            self._rouse()
 
     def begin_turn(self) -> float:
         """Begin a turn of the dispatcher; return when it ends."""
-        if not _now.turns:  # else `run` lets the next tasks go on
-            _now.turns.begin()
+        turns = self.running.turns
+        if not turns.waiting:  # else `run` lets the next tasks go on
+            turns.begin()
         return perf_counter() + MAX_SECONDS
 
     def run_due(self, ends: float | None = None) -> bool:
@@ -185,24 +241,24 @@ class StepQueue:
         need their turn."""
         if ends is None:
             ends = perf_counter() + MAX_SECONDS
-        left, is_concluded = MAX_STEPS, False
+        due, members, left, goes_on = self._due, self._members, MAX_STEPS, True
         self.is_held = True
         try:
-            while self._due and left and not is_concluded:
-                due, self._due = self._due[:left], self._due[left:]
-                left -= len(due)
-                for done, one in enumerate(due, 1):
-                    if one in self._members:
+            while due and left and goes_on:
+                count = min(len(due), left)
+                left -= count
+                for _ in range(count):
+                    one = due.popleft()
+                    if one in members:
                         one.step()
                     if perf_counter() > ends:
-                        self._due[:0] = due[done:]
                         return False
-                is_concluded = not self._conclude()
+                goes_on = self._conclude()
             return True
         finally:
             self._conclude()
             self.is_held = False
-            if self._due or _now.turns:
+            if due or self.running.turns.waiting:
                 self._rouse()
 
     def call_after(self, call: Callable[[], None]) -> None:
@@ -211,21 +267,24 @@ class StepQueue:
 
     def _conclude(self) -> bool:
         """Call what was given to `after_steps`, if anything was."""
+        self.running.one = None
+        if not self._after:
+            return False
         calls, self._after = self._after, []
         for call in calls:
             call()
-        return bool(calls)
+        return True
 
     async def run(self) -> NoReturn:
         """Run the steps that others make due, until cancelled: then all become tasks."""
         self._is_open = True
-        turns = _now.turns
+        turns = self.running.turns
         turns.drive(self._rouse_unless_held)
         try:
             while True:
                 turns.begin()
                 self.run_due()
-                if self._due or turns:
+                if self._due or turns.waiting:
                     await trio.lowlevel.checkpoint()
                 else:
                     self._resting = current_task()
@@ -250,7 +309,7 @@ class StepQueue:
         self._due.clear()
 
     def _rouse_unless_held(self) -> None:
-        if self._resting is not None and not self.is_held:
+        if not self.is_held:
             self._rouse()
 
     def _rouse(self) -> None:
@@ -265,27 +324,15 @@ class StepQueue:
 
 def sleeper() -> Stepped | Task:
     """Return who is running, for `suspend` and `resume`."""
-    return _now.one or current_task()
+    return _here.running.one or current_task()
 
 
-async def suspend(one: Stepped | Task, forget: Forget) -> None:
+def suspend(one: Stepped | Task, forget: Forget) -> Awaitable[None]:
     """Wait until `resume(one)`, called once. `forget` is called instead if the wait is cancelled or
     fails; it must see to it that `resume` is not called, and return SUCCEEDED."""
-    if type(one) is not Stepped:
-        task: Task = one  # type: ignore[assignment]  # `Stepped` has no subclass
-        turns = _now.turns
-        turns.step_ends(task)
-        await wait_task_rescheduled(partial(turns.forget_wake, task, forget))
-        turns.step_begins(task)
-        return
-    one.is_woken = False
-    try:
-        await _WAITING
-    except BaseException:
-        forget(None)
-        raise
-    if _now.one is None:
-        await one.wait_as_task(forget)
+    if type(one) is Stepped:
+        return one.wait(forget)
+    return _here.running.turns.wait(one, forget)  # type: ignore[arg-type]  # it has no subclass
 
 
 def resume(one: Stepped | Task) -> None:
@@ -293,45 +340,42 @@ def resume(one: Stepped | Task) -> None:
     if type(one) is Stepped:
         one.wake()
     else:
-        _now.turns.wake(one)  # type: ignore[arg-type]  # as above
+        _here.running.turns.wake(one)  # type: ignore[arg-type]  # as above
 
 
 def after_steps(call: Callable[[], None]) -> bool:
     """In a step: have `call`, which must neither wait nor raise, called once the steps that are due
     have run; what it wakes goes on in the same turn. Returns False outside of a step."""
-    one = _now.one
+    one = _here.running.one
     if one is None:
         return False
     one.call_after(call)
     return True
 
 
-async def turn() -> None:
+def turn() -> Awaitable[None]:
     """Let all others that are due go on first. A checkpoint in a task."""
-    one = _now.one
-    if one is not None:
-        await one.take_turn()
-    else:
-        await _now.turns.take()
+    running = _here.running
+    return running.turns.take() if running.one is None else running.one.take_turn()
 
 
-async def become_task() -> None:
+@coroutine
+def become_task() -> Generator[Any, Any, None]:
     """From here on, be a task of trio's; for a task it does nothing."""
-    if _now.one is not None:
-        await _BECOMING_TASK
+    if _here.running.one is not None:
+        yield _BECOME_TASK
 
 
 async def move_much() -> None:
     """Become a task that moves much: while many such tasks move, it waits for its turns. A task
     must run in `go_on`, which notes its end; without that it would count as moving for ever."""
-    if _now.one is not None:
-        await _BECOMING_TASK
-    _now.turns.join()
+    await become_task()
+    _here.running.turns.join()
 
 
 def is_cancelled() -> bool:
     """Return whether this task is cancelled. A coroutine in steps never is."""
-    return _now.one is None and trio.current_effective_deadline() == -math.inf
+    return _here.running.one is None and trio.current_effective_deadline() == -math.inf
 
 
 def stepwise(call: _Call) -> _Call:
@@ -359,7 +403,7 @@ def start_task(body: Body, nursery: trio.Nursery) -> None:
 
 async def go_on(body: Body) -> None:
     """Go on with a coroutine that may have begun. Raises what it raises."""
-    turns = _now.turns
+    turns = _here.running.turns
     await turns.enter()
     try:
         await _delegate(body)

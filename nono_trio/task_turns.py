@@ -44,15 +44,12 @@ class TaskTurns:
         self._drivers: list[Callable[[], None]] = []
         self._moving: set[Task] = set()
         self._is_crowd = False
-        self._waiting: dict[Task, None] = {}
+        self.waiting: dict[Task, None] = {}
+        """The tasks that were woken and wait for their turn."""
         self._left = FEW  # as many may go on in this turn
         self._typical = seconds / FEW  # what a step takes, in seconds
         self._stepping: Task | None = None
         self._began = 0.0
-
-    def __len__(self) -> int:
-        """The number of tasks that were woken and wait for their turn."""
-        return len(self._waiting)
 
     def drive(self, rouse: Callable[[], None]) -> None:
         """Have `rouse` called when tasks begin to wait; `begin` must be called soon after that, and
@@ -66,20 +63,29 @@ class TaskTurns:
         if self._drivers:
             self._drivers[-1]()
             return
-        for task in self._waiting:
+        for task in self.waiting:
             reschedule(task)
-        self._waiting.clear()
+        self.waiting.clear()
 
     def begin(self) -> None:
         """Let the next tasks go on: a turn begins."""
+        if not self._is_crowd and not self.waiting:
+            return
         self._left = min(MOST, max(1, int(self._seconds / self._typical)))
-        for task in list(islice(self._waiting, self._left)):
-            del self._waiting[task]
+        for task in list(islice(self.waiting, self._left)):
+            del self.waiting[task]
             self._left -= 1
             reschedule(task)
 
+    async def wait(self, task: Task, forget: Callable[[object], Abort]) -> None:
+        """Have the running task wait for `wake`; `forget` is called if it was not woken, but
+        cancelled."""
+        self.step_ends(task)
+        await wait_task_rescheduled(partial(self._forget_wake, task, forget))
+        self.step_begins(task)
+
     def wake(self, task: Task) -> None:
-        """Let a task go on, in this turn or in a later one. It must wait with `forget_wake`, and
+        """Let a task go on, in this turn or in a later one. It must be in `wait`, and
         must not be woken again before."""
         if self._must_wait():
             self._wait(task)
@@ -117,7 +123,10 @@ class TaskTurns:
         self._count()
 
     def _count(self) -> None:
+        was_crowd = self._is_crowd
         self._is_crowd = bool(self._drivers) and len(self._moving) > FEW
+        if self._is_crowd and not was_crowd:
+            self._left = FEW
 
     def _must_wait(self) -> bool:
         """Return whether one more task must wait for a later turn; if not, count it in."""
@@ -127,7 +136,7 @@ class TaskTurns:
         return self._left < 0
 
     def _wait(self, task: Task) -> None:
-        self._waiting[task] = None
+        self.waiting[task] = None
         self._drivers[-1]()
 
     def step_begins(self, task: Task) -> None:
@@ -145,12 +154,12 @@ class TaskTurns:
         self._stepping = None
 
     def _stop_waiting(self, task: Task, _: object) -> Abort:
-        del self._waiting[task]
+        del self.waiting[task]
         return Abort.SUCCEEDED
 
-    def forget_wake(self, task: Task, forget: Callable[[object], Abort], reason: object) -> Abort:
+    def _forget_wake(self, task: Task, forget: Callable[[object], Abort], reason: object) -> Abort:
         """As trio's `abort_func`. `forget` is called if the task was not woken yet."""
-        return Abort.FAILED if task in self._waiting else forget(reason)
+        return Abort.FAILED if task in self.waiting else forget(reason)
 
 
 def _go_on_soon(_: object) -> Abort:

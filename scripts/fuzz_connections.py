@@ -35,8 +35,8 @@ from nono_trio.proxy.intercept.http2_state import Http2State
 from nono_trio.proxy.intercept.interfaces import HTTP2
 from nono_trio.proxy.limits import ProxyLimits
 from nono_trio.proxy.transport.client import Client, ClientTable, Expired
-from nono_trio.proxy.transport.epoll import Waker
 from nono_trio.proxy.transport.relay import RelayBuffer
+from nono_trio.steps import Waker
 from nono_trio.testing import MemoryRecorder
 
 if TYPE_CHECKING:

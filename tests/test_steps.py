@@ -14,11 +14,12 @@ from running_proxy import BOUND
 from steps_guard import no_task_in_steps
 
 from nono_trio.proxy.listeners.task_pool import TaskPool
-from nono_trio.proxy.transport.epoll import Readiness, Waker, Watch
+from nono_trio.proxy.transport.epoll import Readiness, Watch
 from nono_trio.steps import (
     MAX_SECONDS,
     MAX_STEPS,
     StepQueue,
+    Waker,
     after_steps,
     become_task,
     in_task_unless_stepwise,

@@ -9,8 +9,7 @@ import pytest
 import trio
 from running_proxy import BOUND
 
-from nono_trio.proxy.transport.epoll import Waker
-from nono_trio.steps import MAX_SECONDS, StepQueue, go_on, move_much, turn
+from nono_trio.steps import MAX_SECONDS, StepQueue, Waker, go_on, move_much, turn
 from nono_trio.task_turns import FEW, MOST
 
 if TYPE_CHECKING:

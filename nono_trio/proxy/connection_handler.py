@@ -160,29 +160,33 @@ class ConnectionHandler(ABC):
         """Serve until one side has ended. Raises AuditLost; nothing else but cancellation leaves
         here, and in every case the client's socket is closed."""
         try:
-            await self._serve_or_say_busy()
-        except SessionSealed:
-            return  # the client came too late
-        except AuditLost:
-            raise
-        except Exception as error:  # one bad client must not end the session of all the others
-            logger.error("a connection was cut by a bug: %s", type(error).__name__)  # noqa: TRY400
-            logger.debug("its cause", exc_info=True)
-        finally:
-            self._close()
-
-    async def _serve_or_say_busy(self) -> None:
-        try:
             try:
                 await self._serve()
                 if self._relaying is not None:
                     await self._relaying
             except (OSError, Expired):
                 pass  # the client left or took too long
-            await self._record_unasked()
-        except AuditBusy:  # the one answer without an event: nothing was done
-            with suppress(OSError, Expired):
-                await self._answer_busy()
+            if not self._has_recorded:
+                await self._record_unasked()
+        except SessionSealed:
+            pass  # the client came too late
+        except AuditBusy:
+            await self._say_busy()
+        except AuditLost:
+            raise
+        except Exception as error:  # one bad client must not end the session of all the others
+            _tell_bug(error)
+        finally:
+            self._close()
+
+    async def _say_busy(self) -> None:
+        """Give the one answer without an event: nothing was done."""
+        try:
+            await self._answer_busy()
+        except (OSError, Expired):
+            pass
+        except Exception as error:  # as in `handle`
+            _tell_bug(error)
 
     @abstractmethod
     async def _serve(self) -> None:
@@ -199,7 +203,7 @@ class ConnectionHandler(ABC):
     async def _record_unasked(self) -> None:
         """Record a connection that had no record, if policy refuses what it was to. Raises as
         `_record`."""
-        decision = None if self._has_recorded else self._unasked()
+        decision = self._unasked()
         if decision is not None:
             await self._record(decision)
 
@@ -340,6 +344,11 @@ class ConnectionHandler(ABC):
     def _log(self, start: FlowStart, sent: int, received: int, closed_by: ClosedBy) -> None:
         """Log what moved; neither waits nor raises, so that it may be called while cancelled."""
         self._proxy.recorder.record_flow(start.end(sent, received, closed_by))
+
+
+def _tell_bug(error: Exception) -> None:
+    logger.error("a connection was cut by a bug: %s", type(error).__name__)
+    logger.debug("its cause", exc_info=True)
 
 
 class ConnectionHandlerFactory(Protocol):

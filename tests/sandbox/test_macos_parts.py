@@ -19,7 +19,7 @@ from nono_trio.posix.paths import is_below
 from nono_trio.posix.process_handle import ProcessHandle
 from nono_trio.posix.process_table import children_by_parent
 from nono_trio.proxy.transport import kqueue
-from nono_trio.proxy.transport.epoll import Waker, Watch
+from nono_trio.proxy.transport.epoll import Watch
 from nono_trio.proxy.transport.kqueue import (
     EV_CLEAR,
     EV_EOF,
@@ -32,6 +32,7 @@ from nono_trio.sandbox.filesystem import policy_groups
 from nono_trio.sandbox.filesystem.plan import FileOptions, plan_files
 from nono_trio.sandbox.filesystem.system_paths import LINUX, MACOS
 from nono_trio.sandbox.launcher.nono_py import library_path, load_library
+from nono_trio.steps import Waker
 
 RESET = 54  # ECONNRESET in Darwin's <errno.h>
 

@@ -82,15 +82,19 @@ class AwaitFault(trio.abc.Instrument):
 
 
 STEPS = "nono_trio.steps"
-PLUMBING = ("suspend",)
+PLUMBING = ("suspend", "Stepped.wait", "TaskTurns.wait", "Waker._sleep_as_task")
 
 
 def awaited(body: Any) -> list[str]:
     """The functions that a coroutine waits in, the innermost last."""
     names = []
-    while (code := getattr(body, "cr_code", None)) is not None:
+    while body is not None:
+        kind = "cr" if hasattr(body, "cr_code") else "gi"  # a coroutine, or a generator
+        code = getattr(body, f"{kind}_code", None)
+        if code is None:
+            break
         names.append(code.co_qualname)
-        body = body.cr_await
+        body = body.cr_await if kind == "cr" else body.gi_yieldfrom
     return names
 
 

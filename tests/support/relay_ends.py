@@ -15,9 +15,10 @@ from running_proxy import BOUND
 
 from nono_trio.proxy.limits import TURN_BYTES
 from nono_trio.proxy.transport import relay as relaying
-from nono_trio.proxy.transport.epoll import Readiness, Waker
+from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.transport import TcpTransport
+from nono_trio.steps import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from nono_trio.proxy.transport.epoll import Waker
+from nono_trio.steps import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,10 +21,10 @@ from nono_trio.errors import AuditBusy, SessionSealed
 from nono_trio.posix.clock import unix_ms
 from nono_trio.proxy.access.decision import Decision, FlowStart, Recorded, Refusal
 from nono_trio.proxy.listeners.origin import origin_of
-from nono_trio.proxy.transport.epoll import Readiness, Waker
+from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.transport import TcpTransport
-from nono_trio.steps import start_task
+from nono_trio.steps import Waker, start_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator

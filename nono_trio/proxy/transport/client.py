@@ -15,9 +15,8 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.proxy.transport.epoll import Waker
 from nono_trio.proxy.transport.transport import TcpTransport
-from nono_trio.steps import turn
+from nono_trio.steps import Waker, turn
 
 if TYPE_CHECKING:
     import socket

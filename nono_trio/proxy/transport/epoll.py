@@ -16,9 +16,8 @@ import sys
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 import trio
-from trio.lowlevel import Abort
 
-from nono_trio.steps import StepQueue, resume, sleeper, suspend
+from nono_trio.steps import StepQueue
 
 if sys.platform == "darwin":
     from nono_trio.proxy.transport import kqueue as poller
@@ -28,9 +27,7 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio.lowlevel import Task
-
-    from nono_trio.steps import Stepped
+    from nono_trio.steps import Waker
 
 Side: TypeAlias = Literal["client", "upstream"]
 
@@ -39,39 +36,9 @@ _READ_WRITE: Final = _READ | poller.EPOLLOUT
 _READABLE: Final = poller.EPOLLIN | poller.EPOLLRDHUP | poller.EPOLLHUP | poller.EPOLLERR
 _ENDING: Final = poller.EPOLLRDHUP | poller.EPOLLHUP | poller.EPOLLERR
 _BROKEN: Final = poller.EPOLLHUP | poller.EPOLLERR
+_FAILED: Final = poller.EPOLLERR
 _MAX_EVENTS: Final = 512  # taken at once; further events wake the dispatcher again
 _MOST_LOOKS: Final = 8  # for events, before all other tasks get their turn
-
-
-class Waker:
-    """Puts one connection to sleep and wakes it. A wake before the sleep ends the next sleep at
-    once."""
-
-    __slots__ = ("_sleeper", "_woken")
-
-    def __init__(self) -> None:
-        self._sleeper: Stepped | Task | None = None
-        self._woken = False
-
-    def wake(self) -> None:
-        """Let the connection go on, now or at its next `sleep`."""
-        one = self._sleeper
-        if one is None:
-            self._woken = True
-        else:
-            self._sleeper = None
-            resume(one)
-
-    async def sleep(self) -> None:
-        """Wait for `wake`. No checkpoint if it came already; if cancelled, no wake is lost."""
-        if not self._woken:
-            one = self._sleeper = sleeper()
-            await suspend(one, self._abort)
-        self._woken = False  # also wakes since the first one: the caller tries all its transports
-
-    def _abort(self, _: object) -> Abort:
-        self._sleeper = None
-        return Abort.SUCCEEDED
 
 
 class Watch:
@@ -98,8 +65,10 @@ class Watch:
             self.readable = True
             if flags & _ENDING:
                 self.ending = True
-                self.broken = bool(flags & _BROKEN)
-                self.failed = self.failed or bool(flags & poller.EPOLLERR)
+                if flags & _BROKEN:
+                    self.broken = True
+                    if flags & _FAILED:
+                        self.failed = True
         self.waker.wake()
 
 

@@ -76,8 +76,8 @@ class Direction:
     returns True. `sieve` gets them for as long as the relay lasts."""
 
     __slots__ = (
-        "_buffer", "_comes_large", "_may_splice", "_splice",
-        "done", "held", "look", "moved", "sieve", "sink", "source",
+        "_buffer", "_comes_large", "_may_splice",
+        "done", "held", "look", "moved", "sieve", "sink", "source", "splice",
     )  # fmt: skip
 
     def __init__(self, source: Transport, sink: Transport, buffer: RelayBuffer) -> None:
@@ -91,7 +91,7 @@ class Direction:
         self.held = b""
         self._comes_large = True
         self._may_splice = True
-        self._splice: Splice | None = None  # once it is bulk
+        self.splice: Splice | None = None  # once it is bulk
 
     def hold(self, early: bytes) -> None:
         """Send `early` first: bytes that were read from the source before. Raises what `look`
@@ -110,22 +110,23 @@ class Direction:
             return self._pump_through(self.sieve, most)
         if self.held and not self._send_held():
             return False
-        if self._splice is not None and not self._send_spliced(self._splice):
+        if self.splice is not None and not self._send_spliced(self.splice):
             return False
-        source, sink, buffer = self.source, self.sink, self._buffer
+        source, buffer = self.source, self._buffer
         stop = self.moved + most
         while source.readable and not self.done:
             if self.moved >= stop:
                 return True
-            is_bulk = self.moved >= BULK_AFTER and buffer.held < MAX_HELD
-            if is_bulk and self._comes_large and self._may_splice and self.look is None:
-                splice = self._splice_from(stop - self.moved)
-                if splice is not None:
-                    self._comes_large = splice.held >= SPLICE_FROM
-                    if self._send_spliced(splice):
-                        continue
-                    break
-            room = RELAY_BUFFER if is_bulk else SMALL_READ
+            room = SMALL_READ
+            if self.moved >= BULK_AFTER and buffer.held < MAX_HELD:
+                if self._comes_large and self._may_splice and self.look is None:
+                    splice = self._splice_from(stop - self.moved)
+                    if splice is not None:
+                        self._comes_large = splice.held >= SPLICE_FROM
+                        if self._send_spliced(splice):
+                            continue
+                        break
+                room = RELAY_BUFFER
             count = source.try_receive_into(buffer.space, room)
             if not count:
                 self.done = count == 0
@@ -135,7 +136,7 @@ class Direction:
             piece = buffer.space[:count]
             if self.look is not None and self.look(piece):
                 self.look = None
-            sent = sink.try_send(piece)
+            sent = self.sink.try_send(piece)
             self.moved += sent
             if sent < count:
                 self.held = bytes(piece[sent:])
@@ -163,9 +164,11 @@ class Direction:
 
     def release(self) -> None:
         """Drop the bytes that are held."""
-        self._buffer.held -= len(self.held)
-        self.held = b""
-        self._leave_splice()
+        if self.held:
+            self._buffer.held -= len(self.held)
+            self.held = b""
+        if self.splice is not None:
+            self._leave_splice()
 
     def _hold(self, data: bytes) -> None:
         self.held += data
@@ -173,9 +176,9 @@ class Direction:
 
     def _splice_from(self, most: int) -> Splice | None:
         """Take up to `most` bytes from the source into a pipe; None if a read must be tried."""
-        splice = self._splice
+        splice = self.splice
         if splice is None:
-            splice = self._splice = splice_between(self.source, self.sink, self._buffer.pipes)
+            splice = self.splice = splice_between(self.source, self.sink, self._buffer.pipes)
             if splice is None:
                 self._may_splice = False
                 return None
@@ -202,10 +205,10 @@ class Direction:
     def _leave_splice(self) -> None:
         """Go on without pipes; what one still holds is dropped."""
         self._may_splice = False
-        if self._splice is not None:
-            self._buffer.held -= self._splice.held
-            self._splice.release()
-            self._splice = None
+        if self.splice is not None:
+            self._buffer.held -= self.splice.held
+            self.splice.release()
+            self.splice = None
 
     def _send_held(self) -> bool:
         sent = self.sink.try_send(self.held)
@@ -234,19 +237,23 @@ class Relay:
         transport is ready. Raises what `pause`, `look` and `sieve` raise. Both transports
         are left to the caller, also if cancelled.
         """
-        up, down, near = self.up, self.down, self._near
-        most = BULK_AFTER
+        up, down, near, far = self.up, self.down, self._near, self.up.sink
+        most, before = BULK_AFTER, 0
         try:
             while True:
-                before = up.moved + down.moved
-                more = up.pump(most)
-                more = down.pump(most) or more
+                more = False  # and a direction without anything to move is not asked for it
+                if near.readable or up.held or up.splice is not None or up.sieve is not None:
+                    more = up.pump(most)
+                if far.readable or down.held or down.splice is not None or down.sieve is not None:
+                    more = down.pump(most) or more
                 if (up.done or down.done) and self._pass_ends():
                     self.closed_by = self._ended_by() or "client"
                     return
-                if up.moved + down.moved - before >= SPLICE_FROM:
+                now = up.moved + down.moved
+                if now - before >= SPLICE_FROM:
                     await move_much()
                     most = TURN_BYTES
+                before = now
                 if more:
                     await turn()
                 elif near.failed:  # else a wait for the far end to take bytes would not end

@@ -41,7 +41,8 @@ from nono_trio.proxy.limits import READ_HEAD
 from nono_trio.proxy.transport.epoll import Watch
 
 if TYPE_CHECKING:
-    from nono_trio.proxy.transport.epoll import Readiness, Side, Waker
+    from nono_trio.proxy.transport.epoll import Readiness, Side
+    from nono_trio.steps import Waker
 
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, wait 0 seconds
 

@@ -6,7 +6,7 @@ TLS hello is not lost.
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from nono_trio.core.net.client_hello import BadHello
@@ -39,7 +39,7 @@ class FollowsHello(Protocol):
 class Tunnel(Relay):
     """One tunnel between a client and an upstream, in the client's coroutine."""
 
-    __slots__ = ("_client", "_idle", "_left_over", "_look")
+    __slots__ = ("_client", "_left_over", "_look")
 
     def __init__(
         self,
@@ -56,7 +56,6 @@ class Tunnel(Relay):
         self._client = client
         self._left_over = left_over
         self._look = look
-        self._idle = math.inf
         if retry is not None:
             self.up.look, self.down.look = retry.client_says, retry.server_says
 
@@ -72,7 +71,6 @@ class Tunnel(Relay):
         Raises OtherHello and BadHello for a hello that must not be there. `pause` waits until a
         side is ready; the client's own unless given. Raises what it and a sieve raise.
         """
-        self._idle = limits.idle
         try:
             if greeting:
                 await self._client.send(greeting)
@@ -80,7 +78,7 @@ class Tunnel(Relay):
                 self.closed_by = ended
                 return
             self._hold_early()
-            await self.run(pause or self._pause)
+            await self.run(pause or partial(self._client.pause, limits.idle))
         except (OtherHello, BadHello):
             self.closed_by = "error"
             raise
@@ -94,9 +92,6 @@ class Tunnel(Relay):
     async def _look_first(self) -> ClosedBy | None:
         look, self._look = self._look, None
         return None if look is None else await look()
-
-    def _pause(self) -> Awaitable[None]:
-        return self._client.pause(self._idle)
 
     def _hold_early(self) -> None:
         """Have the bytes that were already read sent first."""

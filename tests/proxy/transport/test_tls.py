@@ -21,10 +21,11 @@ from origin import tls_context
 from running_proxy import BOUND, until
 
 from nono_trio.proxy.transport import tls, tls_feed
-from nono_trio.proxy.transport.epoll import Readiness, Waker
+from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.tls_records import BATCH, RecordBatches
 from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
+from nono_trio.steps import Waker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

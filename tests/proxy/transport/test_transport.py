@@ -17,10 +17,11 @@ from running_proxy import BOUND, QUICK, TOKEN, Wire, connect, http
 from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.http.connection import HttpConnection
 from nono_trio.proxy.listeners.proxy import Proxy
-from nono_trio.proxy.transport.epoll import Readiness, Waker
+from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
+from nono_trio.steps import Waker
 from nono_trio.testing import MemoryRecorder
 
 if TYPE_CHECKING:
@@ -45,8 +46,12 @@ async def test_a_wake_that_comes_first_is_kept():
 
 async def test_wakes_on_the_way_to_the_task_are_one_wake():
     waker = Waker()
+
+    async def sleep() -> None:
+        await waker.sleep()
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(waker.sleep)
+        nursery.start_soon(sleep)
         await trio.testing.wait_all_tasks_blocked()
         waker.wake()
         waker.wake()
