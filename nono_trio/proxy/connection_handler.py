@@ -144,17 +144,19 @@ class UpstreamError(Exception):
 
 
 class ConnectionHandler(ABC):
-    """Serves one client. `full`: the proxy has no place for it and refuses what it asks for."""
+    """Serves one client. `full`: the proxy has no place for it and refuses what it asks for.
 
-    __slots__ = ("_client", "_full", "_has_recorded", "_proxy", "_relaying")
+    Most attributes of a handler keep the value that its class has for them, so there are no slots.
+    """
+
+    _has_recorded = False
+    _relaying: Coroutine[Any, Any, None] | None = None
+    """Relays the tunnel that the connection ends with."""
 
     def __init__(self, client: Client, proxy_context: ProxyContext, *, full: bool) -> None:
         self._client = client
         self._proxy = proxy_context
         self._full = full
-        self._has_recorded = False
-        self._relaying: Coroutine[Any, Any, None] | None = None
-        """Relays the tunnel that the connection ends with."""
 
     async def handle(self) -> None:
         """Serve until one side has ended. Raises AuditLost; nothing else but cancellation leaves

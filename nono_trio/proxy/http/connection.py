@@ -25,7 +25,7 @@ from nono_trio.core.policy.reasons import DenialCode, format_reason
 from nono_trio.proxy.access.authorizer import ConnectRequest, HttpRequest
 from nono_trio.proxy.access.decision import Refusal
 from nono_trio.proxy.access.token_failures import CATEGORY
-from nono_trio.proxy.connection_handler import BUSY, FULL, ProxyContext, Upstream, UpstreamError
+from nono_trio.proxy.connection_handler import BUSY, FULL, Upstream, UpstreamError
 from nono_trio.proxy.credentials.interfaces import MustNotGoOn
 from nono_trio.proxy.first_bytes import rest_of_head
 from nono_trio.proxy.http import error_response
@@ -33,11 +33,11 @@ from nono_trio.proxy.http.exchange import Exchange, is_repeatable, may_carry
 from nono_trio.proxy.http.rewrite import rewrite
 from nono_trio.proxy.http.tunnels import TunnelHandler
 from nono_trio.proxy.limits import MAX_CHALLENGES
-from nono_trio.proxy.transport.client import Client, Expired
+from nono_trio.proxy.transport.client import Expired
 from nono_trio.steps import become_task, turn
 
 if TYPE_CHECKING:
-    from nono_trio.proxy.access.authorizer import Authorizer, Request
+    from nono_trio.proxy.access.authorizer import Request
     from nono_trio.proxy.access.decision import Decision, Recorded
     from nono_trio.proxy.credentials.credentials import Credentials
     from nono_trio.proxy.credentials.request_guard import RequestGuard
@@ -48,28 +48,14 @@ OWN: Final = Refusal(403, format_reason(DenialCode.IS_PROXY), category="host_den
 
 
 class HttpConnection(TunnelHandler):
-    """Serves HTTP: CONNECT and plain requests. `authorizer` is the proxy's own unless given.
-    `shared`: other programs than the caged command may have connected, so a malformed request is
-    not attributed to the command until the client has shown the token."""
+    """Serves HTTP: CONNECT and plain requests. `authorizer` is the proxy's own unless given."""
 
-    __slots__ = ("_challenges", "_is_pipelined", "_served", "_shared", "_tunnel_refused")
-
-    def __init__(
-        self,
-        client: Client,
-        proxy_context: ProxyContext,
-        *,
-        full: bool,
-        authorizer: Authorizer | None = None,
-        shared: bool = False,
-    ) -> None:
-        super().__init__(client, proxy_context, authorizer, full=full)
-        self._shared = shared
-        self._served = False
-        self._is_pipelined = False
-        """The next request may have come before the answer to the last one has ended."""
-        self._challenges = 0
-        self._tunnel_refused = False
+    _is_shared = False
+    _served = False
+    _is_pipelined = False
+    """The next request may have come before the answer to the last one has ended."""
+    _challenges = 0
+    _tunnel_refused = False
 
     async def _serve(self) -> None:
         client = self._client
@@ -255,7 +241,7 @@ class HttpConnection(TunnelHandler):
         """Record a refusal, then answer it; returns True if another request may follow."""
         keep = self._may_follow(request, refusal.status)
         if refusal.status in UNPROVEN:
-            if not self._shared:
+            if not self._is_shared:
                 self._proxy.token_failures.challenge(decision)
             await self._proxy.token_failures.record(decision, self._client.origin)
         else:
@@ -284,7 +270,7 @@ class HttpConnection(TunnelHandler):
             raise AssertionError("a malformed request is refused")
         if self._is_established:
             return await self._reset(decision)
-        if self._shared and not self._client.proven:
+        if self._is_shared and not self._client.proven:
             refusal = replace(refusal, category=CATEGORY)
             await self._proxy.token_failures.record(decision.refused(refusal), self._client.origin)
         else:
@@ -395,3 +381,10 @@ class HttpConnection(TunnelHandler):
         elif request.head.version == "1.0":  # there the end of the connection is the end of a body
             self._client.transport.reset()
         return False
+
+
+class SharedHttpConnection(HttpConnection):
+    """Serves HTTP where other programs than the caged command may have connected: a malformed
+    request is not attributed to the command until the client has shown the token."""
+
+    _is_shared = True

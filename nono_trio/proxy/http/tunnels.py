@@ -64,39 +64,29 @@ class TunnelHandler(ConnectionHandler):
     """The tunnels of a connection that begins with HTTP. `authorizer` is the proxy's own unless
     given."""
 
-    __slots__ = (
-        "_authorizer",
-        "_closed_by",
-        "_flow",
-        "_is_established",
-        "_is_silent",
-        "_is_under_tls",
-        "_spare",
-        "_unreached",
-    )
+    _is_established = False
+    """A CONNECT was answered with 200, and the first bytes of its tunnel are inspected."""
+    _is_under_tls = False
+    """The client's TLS ends here, so its requests go out over TLS too."""
+    _is_silent = True
+    """Nothing has come since TLS was ended here."""
+    _flow: FlowStart | None = None
+    """Of a connection that carries requests. Each of them has a flow of its own."""
+    _closed_by: ClosedBy = "client"
+    _unreached: UpstreamError | None = None
+    """Why the server was not reached before a request was sent; the first one gets it."""
 
     def __init__(
         self,
         client: Client,
         proxy_context: ProxyContext,
-        authorizer: Authorizer | None,
         *,
         full: bool,
+        authorizer: Authorizer | None = None,
     ) -> None:
         super().__init__(client, proxy_context, full=full)
         self._authorizer = authorizer or proxy_context.authorizer
-        self._is_established = False
-        """A CONNECT was answered with 200, and the first bytes of its tunnel are inspected."""
-        self._is_under_tls = False
-        """The client's TLS ends here, so its requests go out over TLS too."""
-        self._is_silent = True
-        """Nothing has come since TLS was ended here."""
-        self._flow: FlowStart | None = None
-        """Of a connection that carries requests. Each of them has a flow of its own."""
-        self._closed_by: ClosedBy = "client"
         self._spare: Upstream | None = None
-        self._unreached: UpstreamError | None = None
-        """Why the server was not reached before a request was sent; the first one gets it."""
 
     def _close(self) -> None:
         if self._spare is not None:

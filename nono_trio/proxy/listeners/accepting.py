@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
+from nono_trio.proxy.listeners.origin import origins_at
 from nono_trio.steps import Waker
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import trio
 
     from nono_trio.proxy.connection_handler import ConnectionHandlerFactory
+    from nono_trio.proxy.listeners.origin import OriginOf
 
     Admits: TypeAlias = Callable[[Any], bool]
     """Returns True if a connection from a socket address is served. It is called on the loop for
@@ -45,14 +47,13 @@ ONE_CLIENT: Final = frozenset(
 
 
 class Accepting(msgspec.Struct, frozen=True):
-    """A listener and what its connections get. `is_commands`: no other program reaches it.
-    `address` is the own address of all of them; None if each may have another."""
+    """A listener and what its connections get. `is_commands`: no other program reaches it."""
 
     listener: socket.socket
     make_handler: ConnectionHandlerFactory
     handlers: trio.Nursery
     accept: Accept
-    address: Any
+    origin_of: OriginOf
     admits: Admits | None
     is_commands: bool
 
@@ -71,7 +72,7 @@ def accepting(
         make_handler,
         handlers,
         _acceptor(listener),
-        _address(listener),
+        origins_at(listener),
         admits,
         is_commands,
     )
@@ -113,12 +114,6 @@ def _acceptor(listener: socket.socket) -> Accept:
         return socket.socket(family, kind, 0, fileno=descriptor), address
 
     return accept
-
-
-def _address(listener: socket.socket) -> Any:  # noqa: ANN401  (as getsockname(2) gives it)
-    """The own address of every connection of a listener; None if each may have another."""
-    own = listener.getsockname()
-    return own if isinstance(own, tuple) and own[0] not in ("0.0.0.0", "::") else None
 
 
 def send_at_once(listener: socket.socket) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nono_trio.core.net.endpoints import Endpoints
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     import trio
+
+    OriginOf: TypeAlias = Callable[[socket.socket, Any], Endpoints | None]
+    """Returns the ends of an accepted connection, from its socket and its client's address."""
 
 
 def origin_of(sock: socket.socket | trio.socket.SocketType) -> Endpoints | None:
@@ -18,15 +22,33 @@ def origin_of(sock: socket.socket | trio.socket.SocketType) -> Endpoints | None:
         peer, own = sock.getpeername(), sock.getsockname()
     except OSError:
         return None
-    return between(peer, own)
+    return _between(peer, own)
 
 
-def between(peer: object, own: object) -> Endpoints | None:
-    """The same, from the socket addresses of the client and of the server."""
+def origins_at(listener: socket.socket) -> OriginOf:
+    """Return what tells the ends of the connections of one listener. Most listeners are bound to
+    one address, which is looked up once."""
+    own = listener.getsockname()
+    if not isinstance(own, tuple) or own[0] in ("0.0.0.0", "::"):
+        return lambda sock, peer: _between(peer, sock.getsockname())
+    server, server_port = _without_zone(own[0]), own[1]
+
+    def origin(_: socket.socket, peer: Any) -> Endpoints:  # noqa: ANN401  (as accept(2) gives it)
+        address = peer[0]
+        if "%" in address:
+            address = _without_zone(address)
+        return Endpoints("tcp", address, peer[1], server, server_port)
+
+    return origin
+
+
+def _between(peer: object, own: object) -> Endpoints | None:
+    """The ends, from the socket addresses of the client and of the server."""
     if not isinstance(peer, tuple) or not isinstance(own, tuple):
         return None  # a unix socket of a test
-    address, port, *_ = peer
-    server, server_port, *_ = own
-    if "%" in address:  # the zone of a link-local address is the interface's, not the address'
-        address = address.partition("%")[0]
-    return Endpoints("tcp", address, port, server.partition("%")[0], server_port)
+    return Endpoints("tcp", _without_zone(peer[0]), peer[1], _without_zone(own[0]), own[1])
+
+
+def _without_zone(address: str) -> str:
+    """The zone of a link-local address is the interface's, not the address'."""
+    return address.partition("%")[0]

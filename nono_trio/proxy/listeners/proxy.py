@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -26,7 +26,7 @@ from nono_trio.proxy.access.authorizer import RequestAuthorizer, Token
 from nono_trio.proxy.access.decision import host_denied
 from nono_trio.proxy.access.token_failures import LAST_RECORD_SECONDS, TokenFailures
 from nono_trio.proxy.connection_handler import ProxyContext
-from nono_trio.proxy.http.connection import HttpConnection
+from nono_trio.proxy.http.connection import HttpConnection, SharedHttpConnection
 from nono_trio.proxy.limits import ACCEPT_BACKOFF, ACCEPT_BATCH, DEFAULT_LIMITS, ProxyLimits
 from nono_trio.proxy.listeners.accepting import (
     ONE_CLIENT,
@@ -36,7 +36,6 @@ from nono_trio.proxy.listeners.accepting import (
     send_at_once,
 )
 from nono_trio.proxy.listeners.ending import LAST_SECONDS
-from nono_trio.proxy.listeners.origin import between
 from nono_trio.proxy.listeners.task_pool import TaskPool
 from nono_trio.proxy.transport.client import Client, ClientTable
 from nono_trio.proxy.transport.epoll import Readiness
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from nono_trio.audit.write.recorder import RecordsDecisions
-    from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.core.policy.upstream_proxy import UpstreamProxy
     from nono_trio.proxy.access.route_authorizer import HeldRoute
@@ -112,6 +110,7 @@ class Proxy:
             credentials=credentials,
         )
         self._clients = ClientTable(limits.connections)
+        self._most_clients = limits.connections + limits.refusals
         self._tasks = TaskPool()
         self._steps = self._readiness.steps
         self._steps.give = self._tasks.give
@@ -122,7 +121,8 @@ class Proxy:
         self.unserved = 0
         """Connections of the command that were made before the end and came too late for a
         decision."""
-        self._left = trio.Event()
+        self._left: trio.Event | None = None
+        """It is set when a client has left; None if no listener waits for that."""
         self._attending: trio.CancelScope | None = None
 
     @property
@@ -177,7 +177,7 @@ class Proxy:
             with self._serving(listener, handlers):
                 task_status.started()
                 shared = shared and admits is None
-                make_handler = partial(HttpConnection, shared=True) if shared else HttpConnection
+                make_handler = SharedHttpConnection if shared else HttpConnection
                 await self._accept(
                     accepting(listener, make_handler, handlers, admits, is_commands=not shared)
                 )
@@ -263,18 +263,19 @@ class Proxy:
     def _accept_at_once(self, at: Accepting) -> bool:
         """Accept what waits; returns False if the rest has to wait. Raises nothing."""
         try:
-            return self._room > 0 and not self._accept_some(at, self._room)
+            room = self._room
+            return room > 0 and not self._accept_some(at, room)
         except OSError:  # the listener's task meets it too
             return False
 
     def _accept_some(self, at: Accepting, room: int) -> bool:
         """Accept up to `room` connections; returns False if no more wait. Raises OSError."""
+        accept, admits = at.accept, at.admits
         try:
             for _ in range(min(room, ACCEPT_BATCH)):
-                sock, address = at.accept()
-                if at.admits is None or at.admits(address):
-                    origin = between(address, at.address or sock.getsockname())
-                    self._take(at.make_handler, sock, origin, at.handlers)
+                sock, address = accept()
+                if admits is None or admits(address):
+                    self._take(at, sock, address)
                 else:
                     self._turn_away(sock)
         except BlockingIOError:
@@ -284,7 +285,7 @@ class Proxy:
     @property
     def _room(self) -> int:
         """As many connections may be accepted now."""
-        return self._limits.connections + self._limits.refusals - len(self._clients.members)
+        return self._most_clients - len(self._clients.members)
 
     def _count_unserved(self, at: Accepting) -> None:
         with suppress(OSError):
@@ -297,25 +298,19 @@ class Proxy:
     async def _wait_for_room(self) -> int:
         """Wait until a connection may be accepted; return how many may."""
         while self._room <= 0 and not self._clients.make_room():
-            if self._left.is_set():  # else another listener already waits for it
+            if self._left is None:  # else another listener already waits for it
                 self._left = trio.Event()
             await self._left.wait()
         return self._room
 
-    def _take(
-        self,
-        make_handler: ConnectionHandlerFactory,
-        sock: socket.socket,
-        origin: RecordOrigin | None,
-        handlers: trio.Nursery,
-    ) -> None:
+    def _take(self, at: Accepting, sock: socket.socket, address: Any) -> None:  # noqa: ANN401
         sock.setblocking(False)
-        client = Client(sock, self._readiness, self._clients)
-        client.origin = origin
-        self._clients.add(client)
-        handler = make_handler(client, self._context, full=not client.has_place)
+        clients = self._clients
+        client = Client(sock, self._readiness, clients, at.origin_of(sock, address))
+        clients.add(client)
+        handler = at.make_handler(client, self._context, full=not client.has_place)
         self._handlers += 1
-        self._steps.start(self._handle(client, handler), handlers)
+        self._steps.start(self._handle(client, handler), at.handlers)
 
     def _turn_away(self, sock: socket.socket) -> None:
         self.turned_away += 1
@@ -328,9 +323,11 @@ class Proxy:
         finally:
             self._handlers -= 1
             self._clients.discard(client)
-            if not self._left.is_set():
+            if self._left is not None:
                 self._left.set()
-            self._finish_if_unused()
+                self._left = None
+            if not self._handlers:
+                self._finish_if_unused()
 
     async def _attend(self, scope: trio.CancelScope) -> None:
         """Wake handlers whose sockets are ready, and at each sweep those whose deadline has

@@ -50,14 +50,20 @@ class Client:
         "unread",
     )
 
-    def __init__(self, sock: socket.socket, readiness: Readiness, table: ClientTable) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        readiness: Readiness,
+        table: ClientTable,
+        origin: RecordOrigin | None = None,
+    ) -> None:
         self._waker = Waker()
         self.tcp = TcpTransport(sock, "client", self._waker, readiness)
         """The accepted connection. Its `waker` wakes the client's task; the upstream's transport
         has the same one."""
         self.transport: Transport = self.tcp
         """Requests are read from it and answered on it. It is `tcp` until TLS is put over that."""
-        self.origin: RecordOrigin | None = None
+        self.origin = origin
         """The origin of the socket, for the records of its requests."""
         self.unread = b""
         self.deadline = math.inf
@@ -93,9 +99,6 @@ class Client:
         """Note that it may be served, even if it was just dropped; return whether it has a place.
 
         Without one it asks for the place of a client that has not shown as much, or is idle."""
-        self.proven = True
-        if self.dropped:
-            self.dropped = self.expired = False
         return self._table.prove(self)
 
     async def pause(self, seconds: float | None = None) -> None:
@@ -159,21 +162,29 @@ class ClientTable:
 
     def add(self, client: Client) -> None:
         """Add a client that has shown nothing yet, with a place if one can be had."""
-        self._take_place(client)
+        client.has_place = self._free_places > 0 or self._make_place()
+        self._free_places -= client.has_place
         self.members[client] = None
         self._unproven[client] = None
 
     def prove(self, client: Client) -> bool:
         """Keep the client, which may be served; one that was dropped is added again. Returns
         whether it has a place."""
-        self.members[client] = None
+        client.proven = True
         self._unproven.pop(client, None)
-        return client.has_place or self._take_place(client)
+        if client.dropped:
+            client.dropped = client.expired = False
+            self.members[client] = None
+        if not client.has_place:
+            client.has_place = self._free_places > 0 or self._make_place()
+            self._free_places -= client.has_place
+        return client.has_place
 
     def discard(self, client: Client) -> None:
         """Remove a client, if it is still there."""
         self.members.pop(client, None)
-        self._unproven.pop(client, None)
+        if not client.proven:
+            self._unproven.pop(client, None)
         if client.has_place:
             client.has_place = False
             self._free_places += 1
@@ -201,16 +212,8 @@ class ClientTable:
             if client.deadline <= now:
                 client.expire()
 
-    def _take_place(self, client: Client) -> bool:
-        """Give the client a place, if one is free or another client must leave its own."""
-        if self._free_places <= 0 and not self._make_place():
-            return False
-        self._free_places -= 1
-        client.has_place = True
-        return True
-
     def _make_place(self) -> bool:
-        """As `make_room`, of the clients that have a place."""
+        """Free a place: as `make_room`, of the clients that have one."""
         for client in self._unproven:  # those without one are few: a full proxy accepts no more
             if client.has_place:
                 self._drop(client)

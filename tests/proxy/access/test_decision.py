@@ -252,8 +252,9 @@ def test_the_line_of_a_flow(monkeypatch):
 
 
 CHANGES = {
-    "mode": "reverse", "target": "b.test", "port": 80, "method": "GET", "path": "/", "presented": None,
-    "host": Host("b.test"), "verdict": Verdict(True, "tcp://a:22", scheme="tcp://"),
+    "mode": "reverse", "target": "b.test", "port": 80, "method": "GET", "path": "/",
+    "presented": None, "host": Host("b.test"),
+    "verdict": Verdict(True, "tcp://a:22", scheme="tcp://"),
     "refusal": Refusal(403, "no"), "upstream": "http://proxy.test:3128",
     "endpoint": EndpointVerdict(True, "/b", "/b", "audit", DEFAULT_RULE, observed=True),
     "route": "route", "mechanism": "bearer", "credentials": CredentialUse(("one",), "header"),
