@@ -18,7 +18,7 @@ import xxhash
 
 from nono_trio.audit.write.disk_room import Room
 from nono_trio.core.log.merkle import MerkleAccumulator
-from nono_trio.core.log.record import encode_record
+from nono_trio.core.log.record import encode_records
 from nono_trio.posix.disk_sync import sync_data
 
 if TYPE_CHECKING:
@@ -76,18 +76,19 @@ class AppendFile:
         """
         if self._torn:
             self._cut_back()
+        end = self.offset + len(data)
         if not last and self._room is not None:
-            self._room.require(self.offset + len(data))
+            self._room.require(end)
         remaining = memoryview(data)
         try:
-            while remaining:
-                remaining = remaining[self.write(remaining) :]
+            while len(remaining) > (written := self.write(remaining)):
+                remaining = remaining[written:]
         except OSError:
             self._torn = len(remaining) < len(data)
             if self._torn:
                 self._cut_back()
             raise
-        self.offset += len(data)
+        self.offset = end
 
     def write(self, data: memoryview) -> int:
         """Write some of `data`, return how much: one system call, which tests let fail."""
@@ -174,13 +175,8 @@ class ChainedLog(msgspec.Struct):
 
         Raises OSError with nothing appended and nothing advanced. `last`: as `AppendFile.append`.
         """
-        first, head = self.sequence, self.head
-        lines, leaves = [], []
-        for sequence, payload in enumerate(payloads, first):
-            line, leaf, head = encode_record(sequence, head, payload)
-            lines.append(line)
-            leaves.append(leaf)
-        data = b"".join(lines)
+        first = self.sequence
+        data, leaves, head = encode_records(first, self.head, payloads)
         self.file.append(data, last=last)
         self.tree.extend(leaves)
         if self.proof_tree is not None:

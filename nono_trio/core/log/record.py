@@ -101,10 +101,10 @@ def encode_line(
     sequence: int, prev: bytes | None, leaf: bytes, chain: bytes, event_json: bytes
 ) -> bytes:
     """Return the canonical line of a record with its newline; `event_json` must be valid UTF-8."""
-    rest = hexlify(leaf), hexlify(chain), encode_string(event_json), event_json
+    string = _encode_string(event_json.decode())
     if prev is None:
-        return _FIRST_LINE % (sequence, *rest)
-    return LINE % (sequence, hexlify(prev), *rest)
+        return _FIRST_LINE % (sequence, hexlify(leaf), hexlify(chain), string, event_json)
+    return LINE % (sequence, hexlify(prev), hexlify(leaf), hexlify(chain), string, event_json)
 
 
 def encode_lines(
@@ -137,3 +137,25 @@ def encode_record(
     leaf = leaf_hash(event_json)
     chain = chain_hash(prev, leaf)
     return encode_line(sequence, prev, leaf, chain, event_json), leaf, chain
+
+
+def encode_records(
+    sequence: int, prev: bytes | None, payloads: Iterable[bytes]
+) -> tuple[bytes, list[bytes], bytes | None]:
+    """Return new records as (all lines, leaves, the chain after them); `sequence` is of the first.
+
+    They are those of `encode_record` for each; the hashes are made here, with two calls fewer.
+    """
+    lines, leaves = list[bytes](), list[bytes]()
+    copy_for_leaf, copy_for_chain = _leaf_prefix.copy, _chain_prefix.copy
+    for number, event_json in enumerate(payloads, sequence):
+        hasher = copy_for_leaf()
+        hasher.update(event_json)
+        leaf = hasher.digest()
+        hasher = copy_for_chain()
+        hasher.update((prev or NO_CHAIN) + leaf)
+        chain = hasher.digest()
+        lines.append(encode_line(number, prev, leaf, chain, event_json))
+        leaves.append(leaf)
+        prev = chain
+    return b"".join(lines), leaves, prev

@@ -44,6 +44,24 @@ def test_merkle_vectors():
         assert msgspec.to_builtins(merkle.prove(counted, count // 2)) == expected["proof_mid"]
 
 
+@given(st.lists(st.integers(0, 150), max_size=8), st.booleans())
+def test_leaves_may_come_in_any_pieces(pieces, is_asked):
+    """One by one, some at a time, and with the root asked for between them or not."""
+    many = [hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(sum(pieces))]
+    accumulator, end = merkle.MerkleAccumulator(), 0
+    for number, count in enumerate(pieces):
+        begin, end = end, end + count
+        if number % 2:
+            accumulator.extend(iter(many[begin:end]))
+        else:
+            for leaf in many[begin:end]:
+                accumulator.append(leaf)
+        assert len(accumulator) == end
+        if is_asked:
+            assert accumulator.root() == merkle.merkle_root(many[:end])
+    assert accumulator.root() == merkle.merkle_root(many)
+
+
 def test_the_published_five_leaf_proof():
     vector = load("audit_alpha_vectors.json")["inclusion_proof"]
     five = [bytes.fromhex(leaf) for leaf in vector["leaf_hashes"]]

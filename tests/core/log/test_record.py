@@ -41,6 +41,21 @@ def test_any_text_in_a_payload_stays_one_line_of_json(text):
     assert fields["event"] == {"t": text}
 
 
+@given(
+    st.integers(0, 2**40),
+    st.none() | st.binary(min_size=32, max_size=32),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4),
+)
+def test_records_of_a_batch_are_those_of_one_after_another(first, head, texts):
+    payloads = [json.dumps({"t": text}, ensure_ascii=False).encode() for text in texts]
+    prev, lines, leaves = head, [], []
+    for number, payload in enumerate(payloads, first):
+        line, leaf, prev = record.encode_record(number, prev, payload)
+        lines.append(line)
+        leaves.append(leaf)
+    assert record.encode_records(first, head, payloads) == (b"".join(lines), leaves, prev)
+
+
 def test_lines_that_are_written_at_once_are_those_of_one_after_another():
     payloads = [json.dumps({"t": "x" * number + '"\u2028'}).encode() for number in range(4)]
     prev, lines = b"\1" * 32, []
