@@ -106,7 +106,7 @@ class LoopbackDialler:
         self.dialled: list[tuple[str, int]] = []
 
     @stepwise
-    async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:
+    async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.SocketType, str]:
         """Connect to the loopback port, as if it were the first of `addresses`. No checkpoint."""
         self.dialled += [(one.address, one.port) for one in addresses]
         if self.port is None:

@@ -229,16 +229,18 @@ class ConnectionHandler(ABC):
         `for_tunnel`: raw bytes go to it; otherwise HTTP requests, which an upstream proxy takes in
         absolute form. Raises UpstreamError.
         """
-        self._client.tcp.register()  # before a socket is open that a failure would leave behind
-        host, port = recorded.decision.destination
-        chain = self._proxy.chain_of(recorded.decision)
+        proxy, tcp, decision = self._proxy, self._client.tcp, recorded.decision
+        tcp.register()  # before a socket is open that a failure would leave behind
+        host, port = decision.destination
+        chain = None if proxy.chain is None else proxy.chain_of(decision)
         name, early = None, b""
         try:
             if chain is None or host.address is not None:  # a literal is checked in any case
-                found = await self._proxy.resolver.addresses(host, port)
+                resolver = proxy.resolver
+                found = resolver.known(host, port) or await resolver.addresses(host, port)
                 name = found.name
             if chain is None:
-                sock, address = await self._proxy.dialler(found.addresses)
+                sock, address = await proxy.dialler(found.addresses)
             elif for_tunnel:
                 await become_task()
                 sock, address, early = await chain.tunnel(host, port)
@@ -258,7 +260,7 @@ class ConnectionHandler(ABC):
             )
             refusal = Refusal(failure.status, reason, failure.hint, "upstream_connect_failed")
             raise UpstreamError(refusal) from failure
-        transport = TcpTransport(sock, "upstream", self._client.tcp.waker, self._proxy.readiness)
+        transport = TcpTransport(sock, "upstream", tcp.waker, proxy.readiness)
         try:
             transport.register()
         except OSError:
@@ -338,10 +340,10 @@ class ConnectionHandler(ABC):
         return upstream
 
     def _start_flow(self, upstream: Upstream, recorded: Recorded) -> FlowStart:
-        name, credentials = upstream.name, self._proxy.credentials
-        if name is not None and credentials is not None:
-            name = credentials.shown_name(name)
-        return FlowStart(recorded, upstream.address, self._proxy.now(), name)
+        name, proxy = upstream.name, self._proxy
+        if name is not None and proxy.credentials is not None:
+            name = proxy.credentials.shown_name(name)
+        return FlowStart(recorded, upstream.address, proxy.now(), name)
 
     def _log(self, start: FlowStart, sent: int, received: int, closed_by: ClosedBy) -> None:
         """Log what moved; neither waits nor raises, so that it may be called while cancelled."""

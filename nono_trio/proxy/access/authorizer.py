@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import hmac
-from copy import copy
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias, final
 
 import msgspec
@@ -167,7 +166,9 @@ class RequestAuthorizer:
         remembered = self._remembered.get(raw)
         if remembered is not None:
             request, decision = remembered
-            return request if type(request) is ConnectRequest else copy(request), decision, unread
+            if type(request) is HttpRequest:
+                request = replace(request)  # the given one may be changed on its way
+            return request, decision, unread
         request, rest = read_request(raw, unread)
         decision = self._decide(request)
         if decision.presented == "succeeded":  # a guess is compared each time, in constant time
@@ -196,7 +197,7 @@ class RequestAuthorizer:
             is_shown = request.path.encode("ascii") == request.target.path  # the record has it all
             if head.body != "none" or is_judged or self._has_stand_ins or not is_shown:
                 return
-            request = copy(request)  # the given one may be changed on its way
+            request = replace(request)  # as in `authorize`
         if len(self._remembered) >= MEMORY:  # all at once, since the child chooses them
             self._remembered.clear()
         self._remembered[raw] = (request, decision)

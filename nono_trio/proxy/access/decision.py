@@ -248,17 +248,19 @@ class FlowStart(msgspec.Struct):
     ) -> Flow:
         """The line of flows.ndjson, now that the flow has ended. `first_byte`: when the first byte
         of the answer came, in seconds of the monotonic clock."""
+        recorded, started = self.recorded, self.started
+        decision = recorded.decision
         return Flow(
-            sequence=self.recorded.sequence,
-            target=self.recorded.decision.target,
-            port=self.recorded.decision.port,
+            sequence=recorded.sequence,
+            target=decision.target,
+            port=decision.port,
             address=self.address,
             opened_unix_ms=self.opened_unix_ms,
-            duration_ms=int((time.monotonic() - self.started) * 1000),
+            duration_ms=int((time.monotonic() - started) * 1000),
             bytes_up=bytes_up,
             bytes_down=bytes_down,
             closed_by=closed_by,
             name=self.name or UNSET,
             status=status,
-            first_byte_ms=UNSET if first_byte is None else int((first_byte - self.started) * 1000),
+            first_byte_ms=UNSET if first_byte is None else int((first_byte - started) * 1000),
         )

@@ -37,6 +37,8 @@ from nono_trio.proxy.transport.client import Expired
 from nono_trio.steps import become_task, turn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nono_trio.proxy.access.authorizer import Request
     from nono_trio.proxy.access.decision import Decision, Recorded
     from nono_trio.proxy.credentials.credentials import Credentials
@@ -59,7 +61,15 @@ class HttpConnection(TunnelHandler):
 
     async def _serve(self) -> None:
         client = self._client
-        while await self._serve_request():
+        while True:
+            data = client.unread or client.transport.try_receive()
+            if data is None:  # rare: most connections come with their first bytes
+                data = await self._first_bytes()
+            if not data or (self._tunnel_refused and not data[:1].isalpha()):
+                return  # bytes after a refused CONNECT may be meant for the tunnel
+            self._is_silent = False
+            if not await self._serve_request(data):
+                return
             self._served = True
             self._is_pipelined = bool(client.unread) or client.transport.readable
             if self._is_pipelined:
@@ -67,39 +77,45 @@ class HttpConnection(TunnelHandler):
             if self._proxy.closing:
                 return
 
-    async def _serve_request(self) -> bool:
-        """Serve one request; returns True if another may follow."""
-        raw: bytes | None = None
+    async def _serve_request(self, data: bytes) -> bool:
+        """Serve the request that begins with `data`; returns True if another may follow."""
+        client, proxy = self._client, self._proxy
+        raw = b""
         try:
-            raw = await self._next_head()
-            if raw is None:
-                return False
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:  # not the whole head in one read; otherwise parse_head is as strict
+                data, end = await rest_of_head(client, data, proxy.limits)
+            raw, client.unread = data[:end], data[end:]
             request, decision = self._authorize(raw)
         except BadRequest as fault:
-            return await self._refuse_malformed(raw or self._client.unread, fault)
-        others: list[Decision] = []
-        if decision.messages is not None and type(request) is HttpRequest:
+            return await self._refuse_malformed(raw or client.unread, fault)
+        others: Sequence[Decision] = ()
+        is_judged = decision.endpoint is not None and decision.messages is not None
+        if is_judged and type(request) is HttpRequest:
             await become_task()
             decision, *others = await self._judge_messages(request, decision)
         guard = None
-        if self._proxy.credentials is not None:
-            guard, decision = await self._guard(request, decision, self._proxy.credentials)
+        if proxy.credentials is not None:
+            guard, decision = await self._guard(request, decision, proxy.credentials)
         if decision.refusal is not None:
             if self._is_established and decision.endpoint is None:
                 return await self._reset(decision)
             return await self._refuse(request, decision, decision.refusal)
-        self._client.deadline = math.inf
+        client.deadline = math.inf
         recorded = await self._record(decision)
         for other in others:  # of a batch: each message is a record before one is sent
             await self._record(other)
         if type(request) is ConnectRequest:
-            spoken = decision.spoken
-            if self._proxy.interception is not None and self._may_be_intercepted(request, decision):
+            if proxy.interception is not None and self._may_be_intercepted(request, decision):
                 return await self._look_into(request, recorded)
-            upstream = await self._connect_or_refuse(request, recorded, for_tunnel=spoken != "http")
-            return upstream is not None and await self._relay_tunnel(
-                request, recorded, upstream, spoken
-            )
+            is_http = decision.spoken == "http"
+            upstream = await self._connect_or_refuse(request, recorded, for_tunnel=not is_http)
+            if upstream is None:
+                return False
+            if is_http:
+                return await self._open_http(request, recorded, upstream)
+            self._relay_tunnel(request, recorded, upstream)
+            return False
         try:
             return await self._forward(request, recorded, guard)
         except MustNotGoOn as stop:
@@ -170,8 +186,8 @@ class HttpConnection(TunnelHandler):
 
     def _authorize(self, raw: bytes) -> tuple[Request, Decision]:
         """Decide about the request whose head is `raw`. Raises BadRequest."""
-        client, proxy = self._client, self._proxy
-        request, decision, client.unread = self._authorizer.authorize(raw, client.unread)
+        client, proxy, authorizer = self._client, self._proxy, self._authorizer
+        request, decision, client.unread = authorizer.authorize(raw, client.unread)
         refusal = decision.refusal
         if refusal is not None and refusal.status in UNPROVEN:
             return request, decision
@@ -181,11 +197,13 @@ class HttpConnection(TunnelHandler):
             proxy.token_failures.answered(decision)
         if self._full and refusal is None:  # what policy refuses is never a lack of room
             return request, decision.refused(FULL)
-        host, is_to_proxy = request.host, self._authorizer is proxy.authorizer
-        # `is_own` asks the system for its addresses, so it has no place in an authorizer.
-        if is_to_proxy and host.address and proxy.resolver.is_own(host.name, request.port):
+        host, own = request.host, proxy.resolver.is_own
+        # It asks the system for its addresses, so it has no place in an authorizer.
+        if host.address and authorizer is proxy.authorizer and own(host.name, request.port):
             return request, decision.refused(OWN)
-        return request, decision if refusal is not None else proxy.route(decision)
+        if refusal is None and proxy.chain is not None:
+            decision = proxy.route(decision)
+        return request, decision
 
     async def _judge_messages(
         self, request: HttpRequest, decision: Decision
@@ -205,23 +223,9 @@ class HttpConnection(TunnelHandler):
         else:
             await self._answer(BUSY, keep=False, body=True)
 
-    async def _next_head(self) -> bytes | None:
-        """Return the bytes of the next head, or None when no more requests come. Raises BadRequest,
-        and Expired for a client that sent nothing."""
-        client = self._client
-        data = client.unread or client.transport.try_receive()
-        if data is None:  # rare: most connections come with their first bytes
-            data = await self._first_bytes()
-        if not data or (self._tunnel_refused and not data[:1].isalpha()):
-            return None  # bytes after a refused CONNECT may be meant for the tunnel
-        self._is_silent = False
-        end = data.find(b"\r\n\r\n") + 4
-        if end == 3:  # not the whole head in one read; otherwise parse_head is as strict
-            data, end = await rest_of_head(client, data, self._proxy.limits)
-        client.unread = data[end:]
-        return data[:end]
-
     async def _first_bytes(self) -> bytes:
+        """Wait for the first bytes of a request, b"" at the end. Raises Expired for a client that
+        sent nothing."""
         client, limits = self._client, self._proxy.limits
         client.expire_in(limits.keep_alive if self._served else limits.head)
         client.idle = True

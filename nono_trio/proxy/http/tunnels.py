@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from nono_trio.core.log.events import ClosedBy
     from nono_trio.core.net.client_hello import ClientHello
     from nono_trio.core.net.host import Host
-    from nono_trio.core.policy.rule import Spoken
     from nono_trio.proxy.access.authorizer import Authorizer, ConnectRequest
     from nono_trio.proxy.access.decision import Decision
     from nono_trio.proxy.intercept.interfaces import Intercepts
@@ -94,7 +93,7 @@ class TunnelHandler(ConnectionHandler):
         if self._flow is not None:
             closed_by = "shutdown" if is_cancelled() else self._closed_by
             self._log(self._flow, 0, 0, closed_by)
-        super()._close()
+        self._client.close()
 
     async def _reset(self, decision: Decision) -> bool:
         """Record what a tunnel may not carry, then cut it: the client would take an answer of ours
@@ -106,24 +105,22 @@ class TunnelHandler(ConnectionHandler):
 
     # -- tunnels ----------------------------------------------------------------------------------
 
-    async def _relay_tunnel(
-        self, request: ConnectRequest, recorded: Recorded, upstream: Upstream, spoken: Spoken
-    ) -> bool:
-        """Answer a CONNECT and relay; returns True if requests follow, which are its tunnel's."""
-        self._forget_spare()
-        if spoken == "anything":
+    def _relay_tunnel(
+        self, request: ConnectRequest, recorded: Recorded, upstream: Upstream
+    ) -> None:
+        """Have a CONNECT answered, and its tunnel relayed, once `_serve` has returned."""
+        if self._spare is not None:
+            self._forget_spare()
+        decision = recorded.decision
+        if decision.spoken == "anything":
             self._end_with_tunnel(upstream, recorded, error_response.ESTABLISHED)
-            return False
+            return
         self._is_established = True
-        decision, policy = recorded.decision, self._proxy.policy
         about = request.host, request.port, decision.allowing_verdict, decision.presented
-        if spoken == "http":
-            self._flow = self._start_flow(upstream, recorded)
-            return await self._open_http(TransparentAuthorizer(policy, *about), upstream)
+        authorizer = HelloAuthorizer(self._proxy.policy, *about)
         retry = HelloRetry()
-        look = partial(self._look_at_hello, HelloAuthorizer(policy, *about), upstream, retry)
+        look = partial(self._look_at_hello, authorizer, upstream, retry)
         self._end_with_tunnel(upstream, recorded, error_response.ESTABLISHED, look, retry)
-        return False
 
     async def _look_at_hello(
         self, authorizer: HelloAuthorizer, upstream: Upstream, retry: HelloRetry
@@ -155,10 +152,18 @@ class TunnelHandler(ConnectionHandler):
         retry.first = hello
         return self._proxy.judge_name(authorizer.authorize(hello))
 
-    async def _open_http(self, authorizer: TransparentAuthorizer, upstream: Upstream) -> bool:
-        """Have the tunnel's requests authorized one by one, as on a connection to the server
-        itself; returns True if a request has begun."""
+    async def _open_http(
+        self, request: ConnectRequest, recorded: Recorded, upstream: Upstream
+    ) -> bool:
+        """Answer a CONNECT whose tunnel must carry HTTP. Its requests are authorized one by one, as
+        on a connection to the server itself; returns True if one has begun."""
+        self._forget_spare()
+        self._is_established = True
+        decision = recorded.decision
+        about = request.host, request.port, decision.allowing_verdict, decision.presented
+        self._flow = self._start_flow(upstream, recorded)
         self._spare = upstream
+        authorizer = TransparentAuthorizer(self._proxy.policy, *about)
         self._authorizer = authorizer
         await self._client.send(error_response.ESTABLISHED)
         ended = await wait_for_client(self._client, upstream, self._proxy.limits)

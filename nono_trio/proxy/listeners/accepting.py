@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Admits: TypeAlias = Callable[[Any], bool]
     """Returns True if a connection from a socket address is served. It is called on the loop for
     each accepted connection, so it must neither wait nor raise."""
-    Accept: TypeAlias = Callable[[], tuple[socket.socket, Any]]
+    Accept: TypeAlias = Callable[[], tuple[socket.SocketType, Any]]
 
 # accept(2) reports an error that a connection had before it was accepted; the next one is fine.
 ONE_CLIENT: Final = frozenset(
@@ -105,13 +105,14 @@ class Arrivals:
 def _acceptor(listener: socket.socket) -> Accept:
     """Return `listener.accept` with the listener's family and type looked up once.
 
-    Both properties make an enum member on each access, a third of the cost of an accept.
+    Both properties make an enum member on each access, a third of the cost of an accept. The type
+    of the sockets is explained in upstream/interfaces.py.
     """
     family, kind = listener.family, listener.type
 
-    def accept() -> tuple[socket.socket, Any]:
+    def accept() -> tuple[socket.SocketType, Any]:
         descriptor, address = listener._accept()  # type: ignore[attr-defined]  # not in typeshed
-        return socket.socket(family, kind, 0, fileno=descriptor), address
+        return socket.SocketType(family, kind, 0, descriptor), address
 
     return accept
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     import trio
 
-    OriginOf: TypeAlias = Callable[[socket.socket, Any], Endpoints | None]
+    OriginOf: TypeAlias = Callable[[socket.SocketType, Any], Endpoints | None]
     """Returns the ends of an accepted connection, from its socket and its client's address."""
 
 
-def origin_of(sock: socket.socket | trio.socket.SocketType) -> Endpoints | None:
+def origin_of(sock: socket.SocketType | trio.socket.SocketType) -> Endpoints | None:
     """Return the ends of an accepted TCP connection; None if it is gone, or is not TCP."""
     try:
         peer, own = sock.getpeername(), sock.getsockname()
@@ -33,7 +33,7 @@ def origins_at(listener: socket.socket) -> OriginOf:
         return lambda sock, peer: _between(peer, sock.getsockname())
     server, server_port = _without_zone(own[0]), own[1]
 
-    def origin(_: socket.socket, peer: Any) -> Endpoints:  # noqa: ANN401  (as accept(2) gives it)
+    def origin(_: socket.SocketType, peer: Any) -> Endpoints:  # noqa: ANN401  (as accept(2) gives it)
         address = peer[0]
         if "%" in address:
             address = _without_zone(address)

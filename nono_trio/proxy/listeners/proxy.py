@@ -303,7 +303,7 @@ class Proxy:
             await self._left.wait()
         return self._room
 
-    def _take(self, at: Accepting, sock: socket.socket, address: Any) -> None:  # noqa: ANN401
+    def _take(self, at: Accepting, sock: socket.SocketType, address: Any) -> None:  # noqa: ANN401
         sock.setblocking(False)
         clients = self._clients
         client = Client(sock, self._readiness, clients, at.origin_of(sock, address))
@@ -312,7 +312,7 @@ class Proxy:
         self._handlers += 1
         self._steps.start(self._handle(client, handler), at.handlers)
 
-    def _turn_away(self, sock: socket.socket) -> None:
+    def _turn_away(self, sock: socket.SocketType) -> None:
         self.turned_away += 1
         reset(sock)
         sock.close()

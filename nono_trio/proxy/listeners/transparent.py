@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.listeners.proxy import Proxy
     from nono_trio.proxy.transport.client import Client
 
-    DestinationOf: TypeAlias = Callable[[socket.socket], tuple[str, int]]
+    DestinationOf: TypeAlias = Callable[[socket.SocketType], tuple[str, int]]
 
 REFUSED: Final = "refused"  # the name of the socket that captures what the kernel refuses
 EVERY_PORT: Final = "tcp4:*"  # the name of the listener for each port of some hosts
@@ -50,7 +50,7 @@ _DNS_DATAGRAMS: Final = ("dns-udp4", "dns-udp6", "dns-udp-loopback")
 _DNS_CONNECTIONS: Final = ("dns-tcp4", "dns-tcp6", "dns-tcp-loopback")
 
 
-def destination_of(sock: socket.socket) -> tuple[str, int]:
+def destination_of(sock: socket.SocketType) -> tuple[str, int]:
     """Return the address and port that the peer of an accepted socket has connected to."""
     address, port, *_ = sock.getsockname()
     return address, port

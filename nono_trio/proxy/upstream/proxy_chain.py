@@ -67,7 +67,7 @@ class ProxyChain:
         """Gets the relays of connections under TLS; set by `Proxy` while it serves."""
         self._context: ssl.SSLContext | None = None
 
-    async def tunnel(self, host: Host, port: int) -> tuple[socket.socket, str, bytes]:
+    async def tunnel(self, host: Host, port: int) -> tuple[socket.SocketType, str, bytes]:
         """Open a tunnel to `host`. Returns its socket, the proxy's address, and the bytes that the
         origin has already sent.
 
@@ -85,7 +85,7 @@ class ProxyChain:
         reason = format_reason(DenialCode.UPSTREAM_TIMEOUT, seconds=self._limits.head)
         raise DialFailed(reason, 504)
 
-    async def connect(self) -> tuple[socket.socket, str]:
+    async def connect(self) -> tuple[socket.SocketType, str]:
         """Connect to the proxy itself, for a request in absolute form. Raises as `tunnel` does."""
         proxy = self.proxy
         addresses = await self._resolver.proxy_addresses(proxy)
@@ -100,9 +100,10 @@ class ProxyChain:
             sock = await self._under_tls(sock)
         return sock, address
 
-    async def _under_tls(self, sock: socket.socket) -> socket.socket:
+    async def _under_tls(self, sock: socket.SocketType) -> socket.SocketType:
         """Return one end of a socket pair; the other end is relayed to the proxy under TLS."""
-        transport = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        full = socket.socket(fileno=sock.detach())  # as trio needs it
+        transport = trio.SocketStream(trio.socket.from_stdlib_socket(full))
         name = self.proxy.host.name
         stream = trio.SSLStream(transport, self._tls_context(), server_hostname=name)
         try:
@@ -201,7 +202,7 @@ def _authorization(proxy: UpstreamProxy) -> list[bytes]:
     return [] if secret is None else [b"Proxy-Authorization: " + secret]
 
 
-async def _send_all(sock: socket.socket, data: bytes) -> None:
+async def _send_all(sock: socket.SocketType, data: bytes) -> None:
     """Raises DialFailed."""
     while data:
         try:
@@ -212,7 +213,7 @@ async def _send_all(sock: socket.socket, data: bytes) -> None:
             raise _broke(error) from error
 
 
-async def _read_answer(sock: socket.socket, proxy: UpstreamProxy) -> bytes:
+async def _read_answer(sock: socket.SocketType, proxy: UpstreamProxy) -> bytes:
     """Read the answer to a CONNECT; returns the bytes after it. Raises DialFailed,
     ProxyRejected."""
     data = b""
@@ -230,7 +231,7 @@ async def _read_answer(sock: socket.socket, proxy: UpstreamProxy) -> bytes:
     raise DialFailed(format_reason(DenialCode.UPSTREAM_ENDLESS_ANSWER))
 
 
-async def _receive(sock: socket.socket) -> bytes:
+async def _receive(sock: socket.SocketType) -> bytes:
     """Raises DialFailed."""
     while True:
         try:

@@ -82,6 +82,11 @@ class AddressResolver:
         """
         return port in self._own_ports and self._is_local(address)
 
+    def known(self, host: Host, port: int) -> HostAddresses | None:
+        """Return the addresses that may be dialled, if they were checked before and need no
+        look-up."""
+        return self._fixed.get((host.name, port))
+
     async def addresses(self, host: Host, port: int) -> HostAddresses:
         """Return the addresses that may be dialled for `host`: its pins, the address itself if it
         is a literal, or the result of the look-up.
@@ -89,10 +94,8 @@ class AddressResolver:
         Raises AddressDenied, and DialFailed when the name has no address or its look-up took too
         long.
         """
-        key = (host.name, port)
-        return (
-            self._fixed.get(key) or self._find_fixed(host, port) or await self._resolve(host, port)
-        )
+        found = self.known(host, port) or self._find_fixed(host, port)
+        return found or await self._resolve(host, port)
 
     async def proxy_addresses(self, proxy: UpstreamProxy) -> Sequence[CheckedAddress]:
         """Return the addresses of the upstream proxy. Policy is not asked, because the user has

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 import trio
@@ -55,7 +55,7 @@ def open_sockets() -> int:
 async def test_the_first_address_that_answers_is_reported(listener):
     port = listener.getsockname()[1]
     sock, address = await TcpDialler(LIMITS)(checked(["127.0.0.1"], port))
-    with sock:
+    with closing(sock):
         assert address == "127.0.0.1"
         assert sock.getpeername() == ("127.0.0.1", port)
         assert sock.getblocking() is False
@@ -66,7 +66,7 @@ async def test_a_refusal_moves_on_to_the_next_address(listener):
     port = listener.getsockname()[1]
     before = open_sockets()
     sock, address = await TcpDialler(LIMITS)(checked(["127.0.0.9", "127.0.0.1"], port))
-    with sock:
+    with closing(sock):
         assert address == "127.0.0.1"
     assert open_sockets() == before
 
@@ -78,7 +78,7 @@ async def test_a_silent_address_loses_its_head_start(black_hole):
         patient = replace(LIMITS, dial=60)  # so that only the head start can have ended it
         with trio.fail_after(60):
             sock, address = await TcpDialler(patient)(checked(["127.0.0.2", "127.0.0.1"], port))
-        with sock:
+        with closing(sock):
             assert address == "127.0.0.1"
         assert open_sockets() == before
 
@@ -109,10 +109,10 @@ async def test_a_cancelled_dial_leaves_nothing_open(black_hole):
 
 
 async def test_no_descriptor_left_is_a_dial_that_failed(monkeypatch):
-    def exhausted(*_arguments: object) -> socket.socket:
+    def exhausted(*_arguments: object) -> socket.SocketType:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(socket, "socket", exhausted)
+    monkeypatch.setattr(socket, "SocketType", exhausted)
     with pytest.raises(DialFailed, match="too many open files"):
         await TcpDialler(LIMITS)(checked(["127.0.0.1"], 80))
 
