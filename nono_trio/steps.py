@@ -24,6 +24,7 @@ import math
 import threading
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     GiveToTask: TypeAlias = Callable[[Body, trio.Nursery], None]
     """Has a task of the nursery go on with a coroutine that has begun."""
     Forget: TypeAlias = Callable[[object], Abort]
+    Look: TypeAlias = Callable[[], bool]
 
 # Before other tasks get their turn. Most steps take 40 us; those of bodies and large heads, 1 ms.
 MAX_STEPS: Final = 128
@@ -74,12 +76,14 @@ _here = _Here()
 class Stepped:
     """One coroutine that has no task yet. `wake` must be called once for each `suspend`."""
 
-    __slots__ = ("_task", "coroutine", "is_woken", "nursery", "queue")
+    __slots__ = ("_task", "coroutine", "is_woken", "look", "nursery", "queue")
 
     def __init__(self, body: Body, nursery: trio.Nursery, queue: StepQueue) -> None:
         self.coroutine = body
         self.nursery = nursery
         self.queue = queue
+        self.look: Look | None = None
+        """What `Waker.sleep_while` calls at each wake."""
         self.is_woken = False
         self._task: Task | None = None
 
@@ -95,11 +99,18 @@ class Stepped:
         """As `after_steps`."""
         self.queue.call_after(call)
 
-    def step(self, error: Exception | None = None) -> bool:
+    def step(self, error: BaseException | None = None) -> bool:
         """Go on until it waits or ends; return whether it waits. Raises nothing. `error` is raised
-        where it waits; only tests give one."""
+        where it waits."""
         body = self.coroutine
         self.queue.running.one = self  # until the next step, or `run_due` ends
+        if self.look is not None and error is None:
+            try:
+                if self.look():
+                    return True
+            except BaseException as failure:  # noqa: ASYNC103  (it is raised where it waits)
+                return self.step(failure)
+            self.look = None
         try:
             trap = body.send(None) if error is None else body.throw(error)
             while trap is not _WAIT:
@@ -181,6 +192,46 @@ class Waker:
                 if not was_woken:  # the steps have ended, and it is a task now
                     yield from self._sleep_as_task()
         self._woken = False  # also wakes since the first one: the caller tries all its transports
+
+    @coroutine
+    def sleep_while(self, look: Look) -> Generator[Any, Any, None]:
+        """`sleep` again and again, until `look`, which is called after each, returns False. It must
+        not wait. Raises what it raises.
+
+        In steps only `look` is called at a wake, and the coroutine goes on at the end: a chain of
+        ten coroutines that go on costs more than what is done for most wakes."""
+        one = _here.running.one
+        if one is not None:
+            if self._woken and not self._look_again(one, look):
+                return
+            self._stepped = one
+            one.look = partial(self._look_again, one, look)
+            try:
+                yield _WAIT
+            finally:
+                was_woken, self._stepped = self._stepped is None, None
+                has_ended, one.look = one.look is None, None
+            if has_ended:
+                return
+            if not was_woken:  # as in `sleep`
+                yield from self._sleep_as_task()
+            self._woken = False
+            if not look():
+                return
+        while True:
+            yield from self.sleep()
+            if not look():
+                return
+
+    def _look_again(self, one: Stepped, look: Look) -> bool:
+        """In a step: return whether the sleep goes on."""
+        while True:
+            self._woken = False  # as in `sleep`
+            if not look():
+                return False
+            if not self._woken:
+                self._stepped = one
+                return True
 
     async def _sleep_as_task(self) -> None:
         task = self._task = current_task()

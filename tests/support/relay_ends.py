@@ -147,7 +147,7 @@ async def exchange(two: Ends, up: bytes, down: bytes, most: int, first: str) -> 
         end.register()
 
     async def relay() -> None:
-        await two.relay.run(two.waker.sleep)
+        await two.relay.run(two.waker.sleep_while)
         two.near.close()
         two.far.close()
 

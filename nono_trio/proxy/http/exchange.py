@@ -135,7 +135,7 @@ class Exchange:
         self._tunnel = tunnel
         pause = None
         if self._searches is not None and (sieve := self._searches.websocket) is not None:
-            tunnel.up.sieve = sieve
+            tunnel.up.put_through(sieve)
             pause = partial(self._pause_websocket, sieve, limits.idle)
         try:
             await tunnel.carry(limits, b"", pause=pause)

@@ -162,7 +162,7 @@ class PortRelay:
                 flow.address = str(sock.getpeername()[0])
             near.register()
             far.register()
-            await relay.run(near.waker.sleep)
+            await relay.run(near.waker.sleep_while)
         finally:
             relay.release()
             far.close()

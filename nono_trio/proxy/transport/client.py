@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.proxy.transport.transport import TcpTransport
@@ -20,6 +21,7 @@ from nono_trio.steps import Waker, turn
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from nono_trio.core.log.processes import RecordOrigin
     from nono_trio.proxy.transport.epoll import Readiness
@@ -113,6 +115,23 @@ class Client:
             await self._waker.sleep()
         if self.expired:
             raise Expired
+
+    async def pause_while(self, look: Callable[[], bool], seconds: float) -> None:
+        """`pause(seconds)` again and again, until `look`, which is called after each, returns
+        False. Raises what it raises, too."""
+        self.expire_in(seconds)
+        if not self.tcp.is_registered:
+            self.tcp.register()
+        if not self.expired:
+            await self._waker.sleep_while(partial(self._must_wait, look, seconds))
+        if self.expired:
+            raise Expired
+
+    def _must_wait(self, look: Callable[[], bool], seconds: float) -> bool:
+        if self.expired or not look():
+            return False
+        self.deadline = self._table.now + seconds
+        return True
 
     async def receive(self) -> bytes:
         """Wait for bytes; b"" at the end. Raises OSError and Expired; loses no byte."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.splice import Splice
     from nono_trio.proxy.transport.transport import Transport
 
+    Rest: TypeAlias = Callable[[Callable[[], bool]], Awaitable[None]]
     LookAtBytes: TypeAlias = Callable[[bytes | memoryview], bool]
     """Gets bytes before they are sent, and returns True if it needs no more of them. An exception
     ends the relay, and these bytes are not sent."""
@@ -73,11 +74,11 @@ class RelayBuffer:
 class Direction:
     """Bytes from one end to the other. `moved` counts the bytes that were sent. `done`: the source
     has ended and no byte is left to send. `look` gets all bytes before they are sent, until it
-    returns True. `sieve` gets them for as long as the relay lasts."""
+    returns True. `sieve` gets all of them."""
 
     __slots__ = (
         "_buffer", "_comes_large", "_may_splice",
-        "done", "held", "look", "moved", "sieve", "sink", "source", "splice",
+        "done", "held", "is_busy", "look", "moved", "sieve", "sink", "source", "splice",
     )  # fmt: skip
 
     def __init__(self, source: Transport, sink: Transport, buffer: RelayBuffer) -> None:
@@ -87,6 +88,9 @@ class Direction:
         self.done = False
         self.look: LookAtBytes | None = None
         self.sieve: Sieve | None = None
+        self.is_busy = False
+        """There may be something to do without a byte to read: `held` or `splice` has some that
+        must be sent first, or there is a sieve."""
         self._buffer = buffer
         self.held = b""
         self._comes_large = True
@@ -100,18 +104,21 @@ class Direction:
             self.look = None
         if self.sieve is not None:
             early = self.sieve.take(early)
-        self.held += early
-        self._buffer.held += len(early)
+        self._hold(early)
+
+    def put_through(self, sieve: Sieve) -> None:
+        """Have all bytes go through `sieve`, for as long as the relay lasts."""
+        self.sieve = sieve
+        self.is_busy = True
 
     def pump(self, most: int) -> bool:
         """Move bytes without waiting. Returns True if `most` were moved and there may be more; a
         read may go beyond. Raises SideFailed, and what `look` and `sieve` raise."""
-        if self.sieve is not None:
-            return self._pump_through(self.sieve, most)
-        if self.held and not self._send_held():
-            return False
-        if self.splice is not None and not self._send_spliced(self.splice):
-            return False
+        if self.is_busy:
+            if self.sieve is not None:
+                return self._pump_through(self.sieve, most)
+            if not self._send_what_waits():
+                return False
         source, buffer = self.source, self._buffer
         stop = self.moved + most
         while source.readable and not self.done:
@@ -139,10 +146,18 @@ class Direction:
             sent = self.sink.try_send(piece)
             self.moved += sent
             if sent < count:
-                self.held = bytes(piece[sent:])
-                buffer.held += len(self.held)
+                self._hold(bytes(piece[sent:]))
                 break
         return False
+
+    def _send_what_waits(self) -> bool:
+        """Send what is held, then what the pipe holds; whether nothing is left to send."""
+        if self.held and not self._send_held():
+            return False
+        if self.splice is not None:
+            return self._send_spliced(self.splice)
+        self.is_busy = False
+        return True
 
     def _pump_through(self, sieve: Sieve, most: int) -> bool:
         """As `pump`."""
@@ -171,6 +186,7 @@ class Direction:
             self._leave_splice()
 
     def _hold(self, data: bytes) -> None:
+        self.is_busy = True
         self.held += data
         self._buffer.held += len(data)
 
@@ -182,6 +198,7 @@ class Direction:
             if splice is None:
                 self._may_splice = False
                 return None
+            self.is_busy = True
         count = splice.try_receive(most)
         self._buffer.held += count
         if not splice.works:
@@ -195,7 +212,7 @@ class Direction:
             self.moved += sent
             self._buffer.held -= sent
             if not splice.works:
-                self.held = splice.take_back()
+                self.held, self.is_busy = splice.take_back(), True
                 self._leave_splice()
                 return self._send_held()
             if not sent:
@@ -222,47 +239,72 @@ class Relay:
     """Both directions between two ends. `closed_by` is "shutdown" until something else has ended
     it."""
 
-    __slots__ = ("_buffer", "_first_ended", "_near", "closed_by", "down", "up")
+    __slots__ = (
+        "_first_ended",
+        "_has_ended",
+        "_is_more",
+        "_most",
+        "_moved",
+        "closed_by",
+        "down",
+        "up",
+    )
 
     def __init__(self, near: Transport, far: Transport, buffer: RelayBuffer) -> None:
         self.up = Direction(near, far, buffer)
         self.down = Direction(far, near, buffer)
         self.closed_by: ClosedBy = "shutdown"
-        self._buffer = buffer
-        self._near = near
         self._first_ended: Direction | None = None
+        self._has_ended = False
+        self._is_more = False
+        self._most = BULK_AFTER
+        self._moved = 0
 
-    async def run(self, pause: Callable[[], Awaitable[None]]) -> None:
-        """Move bytes until both directions have ended or a side broke; `pause` waits until either
-        transport is ready. Raises what `pause`, `look` and `sieve` raise. Both transports
-        are left to the caller, also if cancelled.
+    async def run(self, rest: Rest) -> None:
+        """Move bytes until both directions have ended or a side broke. `rest` calls `move`, each
+        time that either transport is ready, until that returns False. Raises what it, `look` and
+        `sieve` raise. Both transports are left to the caller, also if cancelled.
         """
-        up, down, near, far = self.up, self.down, self._near, self.up.sink
-        most, before = BULK_AFTER, 0
         try:
             while True:
-                more = False  # and a direction without anything to move is not asked for it
-                if near.readable or up.held or up.splice is not None or up.sieve is not None:
-                    more = up.pump(most)
-                if far.readable or down.held or down.splice is not None or down.sieve is not None:
-                    more = down.pump(most) or more
-                if (up.done or down.done) and self._pass_ends():
-                    self.closed_by = self._ended_by() or "client"
+                if self._move():
+                    await rest(self._move)
+                if self._has_ended:
                     return
-                now = up.moved + down.moved
-                if now - before >= SPLICE_FROM:
+                if self._moved >= SPLICE_FROM:
                     await move_much()
-                    most = TURN_BYTES
-                before = now
-                if more:
+                    self._most = TURN_BYTES
+                if self._is_more:
                     await turn()
-                elif near.failed:  # else a wait for the far end to take bytes would not end
-                    self.closed_by = self._ended_by() or near.side
-                    return
-                else:
-                    await pause()
         except SideFailed as failure:
             self.closed_by = self._ended_by() or _blamed(failure)
+
+    def _move(self) -> bool:
+        """Move what has come. Returns True if nothing is left to do but to wait. Raises as
+        `pump`."""
+        up, down, most = self.up, self.down, self._most
+        near, far = up.source, down.source
+        before, more = up.moved + down.moved, False
+        # A direction without anything to move is not asked for it.
+        if near.readable or up.is_busy:
+            more = up.pump(most)
+        if far.readable or down.is_busy:
+            more = down.pump(most) or more
+        if (up.done or down.done) and self._pass_ends():
+            self._end("client")
+            return False
+        self._is_more = more
+        self._moved = up.moved + down.moved - before
+        if more or self._moved >= SPLICE_FROM:
+            return False
+        if near.failed:  # a wait for the far end to take bytes would not end
+            self._end(near.side)
+            return False
+        return True
+
+    def _end(self, closed_by: ClosedBy) -> None:
+        self.closed_by = self._ended_by() or closed_by
+        self._has_ended = True
 
     def release(self) -> None:
         """Drop the bytes that both directions hold. Must be called at the end."""

@@ -6,6 +6,7 @@ TLS hello is not lost.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -39,7 +40,7 @@ class FollowsHello(Protocol):
 class Tunnel(Relay):
     """One tunnel between a client and an upstream, in the client's coroutine."""
 
-    __slots__ = ("_client", "_left_over", "_look")
+    __slots__ = ("_client", "_idle", "_left_over", "_look")
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Tunnel(Relay):
         self._client = client
         self._left_over = left_over
         self._look = look
+        self._idle = math.inf
         if retry is not None:
             self.up.look, self.down.look = retry.client_says, retry.server_says
 
@@ -71,6 +73,7 @@ class Tunnel(Relay):
         Raises OtherHello and BadHello for a hello that must not be there. `pause` waits until a
         side is ready; the client's own unless given. Raises what it and a sieve raise.
         """
+        self._idle = limits.idle
         try:
             if greeting:
                 await self._client.send(greeting)
@@ -78,7 +81,7 @@ class Tunnel(Relay):
                 self.closed_by = ended
                 return
             self._hold_early()
-            await self.run(pause or partial(self._client.pause, limits.idle))
+            await self.run(partial(_rest, pause) if pause else self._rest)
         except (OtherHello, BadHello):
             self.closed_by = "error"
             raise
@@ -88,6 +91,9 @@ class Tunnel(Relay):
             self.closed_by = "idle"
         finally:
             self.release()
+
+    def _rest(self, move: Callable[[], bool]) -> Awaitable[None]:
+        return self._client.pause_while(move, self._idle)
 
     async def _look_first(self) -> ClosedBy | None:
         look, self._look = self._look, None
@@ -101,3 +107,10 @@ class Tunnel(Relay):
         if self._client.unread:
             self.up.hold(self._client.unread)
             self._client.unread = b""
+
+
+async def _rest(pause: Callable[[], Awaitable[None]], move: Callable[[], bool]) -> None:
+    while True:
+        await pause()
+        if not move():
+            return

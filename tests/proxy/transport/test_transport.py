@@ -283,7 +283,7 @@ async def test_a_relay_between_tls_and_tcp_waits_for_slow_readers(tmp_path):
     plain = trio.SocketStream(trio.socket.from_stdlib_socket(server))
 
     async def run() -> None:
-        await relay.run(waker.sleep)
+        await relay.run(waker.sleep_while)
         relay.release()
         for end in ends:
             end.close()
