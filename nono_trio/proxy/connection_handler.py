@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import RecordsDecisions
     from nono_trio.core.log.events import ClosedBy, NetworkEvent
     from nono_trio.core.log.processes import RecordOrigin
+    from nono_trio.core.net.host import Host
     from nono_trio.core.policy.network_policy import Policy
     from nono_trio.proxy.access.authorizer import Authorizer
     from nono_trio.proxy.access.decision import Decision
@@ -126,7 +127,7 @@ class Upstream(msgspec.Struct, eq=False):
 
     transport: Transport
     address: str
-    key: tuple[str, int]
+    destination: tuple[Host, int]
     name: str | None = None
     early: bytes = b""
     chain: ProxyChain | None = None
@@ -231,7 +232,7 @@ class ConnectionHandler(ABC):
         """
         proxy, tcp, decision = self._proxy, self._client.tcp, recorded.decision
         tcp.register()  # before a socket is open that a failure would leave behind
-        host, port = decision.destination
+        destination = host, port = decision.destination
         chain = None if proxy.chain is None else proxy.chain_of(decision)
         name, early = None, b""
         try:
@@ -267,7 +268,7 @@ class ConnectionHandler(ABC):
             transport.close()
             raise
         chain = None if for_tunnel else chain
-        return Upstream(transport, address, (host.name, port), name, early, chain)
+        return Upstream(transport, address, destination, name, early, chain)
 
     def _end_with_tunnel(
         self,

@@ -37,7 +37,7 @@ from nono_trio.proxy.transport.client import Expired
 from nono_trio.steps import become_task, turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from nono_trio.proxy.access.authorizer import Request
     from nono_trio.proxy.access.decision import Decision, Recorded
@@ -105,22 +105,19 @@ class HttpConnection(TunnelHandler):
         recorded = await self._record(decision)
         for other in others:  # of a batch: each message is a record before one is sent
             await self._record(other)
-        if type(request) is ConnectRequest:
+        try:
+            if type(request) is HttpRequest:
+                return await self._forward(request, recorded, guard)
             if proxy.interception is not None and self._may_be_intercepted(request, decision):
                 return await self._look_into(request, recorded)
             is_http = decision.spoken == "http"
-            upstream = await self._connect_or_refuse(request, recorded, for_tunnel=not is_http)
-            if upstream is None:
-                return False
+            upstream = await self._reach(request, recorded, for_tunnel=not is_http)
             if is_http:
                 return await self._open_http(request, recorded, upstream)
             self._relay_tunnel(request, recorded, upstream)
-            return False
-        try:
-            return await self._forward(request, recorded, guard)
-        except MustNotGoOn as stop:
-            await self._refuse(request, decision.refused(stop.refusal), stop.refusal)
-            return False
+        except (UpstreamError, MustNotGoOn) as found:
+            await self._refuse(request, decision.refused(found.refusal), found.refusal)
+        return False
 
     async def _guard(
         self, request: Request, decision: Decision, credentials: Credentials
@@ -140,13 +137,11 @@ class HttpConnection(TunnelHandler):
     async def _forward(
         self, request: HttpRequest, recorded: Recorded, guard: RequestGuard | None
     ) -> bool:
-        """Send an allowed request on; returns True if another may follow. Raises MustNotGoOn before
-        a byte of it is sent."""
+        """Send an allowed request on; returns True if another may follow. Raises UpstreamError, and
+        MustNotGoOn before a byte of it is sent."""
         outgoing = await self._outgoing(request, recorded, guard)
         spare = self._take_spare(request)
-        upstream = spare or await self._connect_or_refuse(request, recorded, for_tunnel=False)
-        if upstream is None:
-            return False
+        upstream = spare or await self._reach(request, recorded, for_tunnel=False)
         if guard is not None and guard.sends_secrets:
             self._check_address(guard, request, upstream)
         exchange = await self._exchange(request, recorded, upstream, outgoing, guard)
@@ -154,9 +149,7 @@ class HttpConnection(TunnelHandler):
         # more, on a new connection.
         if spare is not None and exchange.was_stale and is_repeatable(request.head):
             outgoing = await self._outgoing(request, recorded, guard)
-            again = await self._connect_or_refuse(request, recorded, for_tunnel=False)
-            if again is None:
-                return False
+            again = await self._reach(request, recorded, for_tunnel=False)
             if guard is not None and guard.sends_secrets:
                 self._check_address(guard, request, again)
             exchange = await self._exchange(request, recorded, again, outgoing, guard)
@@ -302,28 +295,23 @@ class HttpConnection(TunnelHandler):
         else:
             client.transport.send_last(text)
 
-    async def _connect_or_refuse(
+    def _reach(
         self, request: Request, recorded: Recorded, *, for_tunnel: bool
-    ) -> Upstream | None:
-        """Connect to the upstream of an allowed request; None if it was refused after all."""
-        try:
-            if self._unreached is not None:
-                unreached, self._unreached = self._unreached, None
-                raise unreached
-            if self._is_under_tls or request.over_tls:
-                return await self._connect_tls(recorded)
-            return await self._connect(recorded, for_tunnel=for_tunnel)
-        except UpstreamError as found:
-            refused = recorded.decision.refused(found.refusal)
-            await self._refuse(request, refused, found.refusal)
-            return None
+    ) -> Awaitable[Upstream]:
+        """Connect to the upstream of an allowed request. Raises UpstreamError."""
+        if self._unreached is not None:
+            unreached, self._unreached = self._unreached, None
+            raise unreached
+        if self._is_under_tls or request.over_tls:
+            return self._connect_tls(recorded)
+        return self._connect(recorded, for_tunnel=for_tunnel)
 
     def _take_spare(self, request: HttpRequest) -> Upstream | None:
         """The upstream of the last request, or of the CONNECT, if it can serve this one."""
         spare, self._spare = self._spare, None
         if spare is None:
             return None
-        same = spare.key == (request.host.name, request.port)
+        same = spare.destination == (request.host, request.port)
         # A request for a route must not go out in clear on the connection of another one.
         same = same and spare.over_tls == (self._is_under_tls or request.over_tls)
         if same and may_carry(spare, request.head, is_pipelined=self._is_pipelined):
