@@ -284,7 +284,8 @@ def _require_covered(
 def http1_connection(data: bytes) -> str:
     """A strict server reads what the log allows; nothing else of a client reaches it."""
     run = MemoryConnection(data)
-    handler = HttpConnection(run.client, run.context, full=False, authorizer=run.about())
+    handler = HttpConnection(run.client, run.context, full=False)
+    handler.authorizer = run.about()
     handler._is_under_tls = True  # what ends TLS sets it
     run.run(handler.handle)
     require(run.pipe.is_closed and all(one.is_closed for one in run.servers), "left open")

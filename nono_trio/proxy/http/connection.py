@@ -50,7 +50,7 @@ OWN: Final = Refusal(403, format_reason(DenialCode.IS_PROXY), category="host_den
 
 
 class HttpConnection(TunnelHandler):
-    """Serves HTTP: CONNECT and plain requests. `authorizer` is the proxy's own unless given."""
+    """Serves HTTP: CONNECT and plain requests."""
 
     _is_shared = False
     _served = False
@@ -179,7 +179,8 @@ class HttpConnection(TunnelHandler):
 
     def _authorize(self, raw: bytes) -> tuple[Request, Decision]:
         """Decide about the request whose head is `raw`. Raises BadRequest."""
-        client, proxy, authorizer = self._client, self._proxy, self._authorizer
+        client, proxy = self._client, self._proxy
+        authorizer = self.authorizer or proxy.authorizer
         request, decision, client.unread = authorizer.authorize(raw, client.unread)
         refusal = decision.refusal
         if refusal is not None and refusal.status in UNPROVEN:
@@ -190,9 +191,13 @@ class HttpConnection(TunnelHandler):
             proxy.token_failures.answered(decision)
         if self._full and refusal is None:  # what policy refuses is never a lack of room
             return request, decision.refused(FULL)
-        host, own = request.host, proxy.resolver.is_own
-        # It asks the system for its addresses, so it has no place in an authorizer.
-        if host.address and authorizer is proxy.authorizer and own(host.name, request.port):
+        host = request.host
+        # `is_own` asks the system for its addresses, so it has no place in an authorizer.
+        if (
+            host.address
+            and self.authorizer is None
+            and proxy.resolver.is_own(host.name, request.port)
+        ):
             return request, decision.refused(OWN)
         if refusal is None and proxy.chain is not None:
             decision = proxy.route(decision)
@@ -208,7 +213,7 @@ class HttpConnection(TunnelHandler):
         return await read_messages(self._client, request, decision, self._proxy.limits.head)
 
     def _unasked(self) -> Decision | None:
-        return self._authorizer.unasked()
+        return (self.authorizer or self._proxy.authorizer).unasked()
 
     async def _answer_busy(self) -> None:
         if self._is_established:
@@ -220,10 +225,10 @@ class HttpConnection(TunnelHandler):
         """Wait for the first bytes of a request, b"" at the end. Raises Expired for a client that
         sent nothing."""
         client, limits = self._client, self._proxy.limits
-        client.expire_in(limits.keep_alive if self._served else limits.head)
         client.idle = True
         expired = None
         try:
+            await client.pause(limits.keep_alive if self._served else limits.head)
             data = await client.receive()
         except Expired as error:
             expired = error
@@ -259,7 +264,7 @@ class HttpConnection(TunnelHandler):
         return request.head.keep_alive and not request.has_open_body
 
     async def _refuse_malformed(self, raw: bytes, fault: BadRequest) -> bool:
-        decision = self._authorizer.malformed(raw, fault)
+        decision = (self.authorizer or self._proxy.authorizer).malformed(raw, fault)
         if self._proxy.credentials is not None:
             decision = self._proxy.credentials.without_stand_ins(decision)
         refusal = decision.refusal

@@ -39,7 +39,8 @@ class TransparentRequests(HttpConnection):
         decision: Decision | None,
         hello: ClientHello | None,
     ) -> None:
-        super().__init__(client, proxy_context, full=False, authorizer=authorizer)
+        super().__init__(client, proxy_context, full=False)
+        self.authorizer = authorizer
         self._decision = decision
         self._hello = hello
 

@@ -31,7 +31,6 @@ from nono_trio.proxy.access.transparent_authorizer import (
 )
 from nono_trio.proxy.connection_handler import (
     ConnectionHandler,
-    ProxyContext,
     Upstream,
     UpstreamError,
 )
@@ -45,7 +44,7 @@ from nono_trio.proxy.intercept.interfaces import (
     HandshakeFailed,
 )
 from nono_trio.proxy.raw_tunnel import fatal_alert
-from nono_trio.proxy.transport.client import Client, Expired
+from nono_trio.proxy.transport.client import Expired
 from nono_trio.steps import become_task, is_cancelled
 
 if TYPE_CHECKING:
@@ -60,9 +59,10 @@ NO_PROTOCOL: Final = 120  # RFC 7301 3.2: the alert no_application_protocol
 
 
 class TunnelHandler(ConnectionHandler):
-    """The tunnels of a connection that begins with HTTP. `authorizer` is the proxy's own unless
-    given."""
+    """The tunnels of a connection that begins with HTTP."""
 
+    authorizer: Authorizer | None = None
+    """Decides about the requests, instead of the proxy's own."""
     _is_established = False
     """A CONNECT was answered with 200, and the first bytes of its tunnel are inspected."""
     _is_under_tls = False
@@ -72,20 +72,9 @@ class TunnelHandler(ConnectionHandler):
     _flow: FlowStart | None = None
     """Of a connection that carries requests. Each of them has a flow of its own."""
     _closed_by: ClosedBy = "client"
+    _spare: Upstream | None = None
     _unreached: UpstreamError | None = None
     """Why the server was not reached before a request was sent; the first one gets it."""
-
-    def __init__(
-        self,
-        client: Client,
-        proxy_context: ProxyContext,
-        *,
-        full: bool,
-        authorizer: Authorizer | None = None,
-    ) -> None:
-        super().__init__(client, proxy_context, full=full)
-        self._authorizer = authorizer or proxy_context.authorizer
-        self._spare: Upstream | None = None
 
     def _close(self) -> None:
         if self._spare is not None:
@@ -163,8 +152,7 @@ class TunnelHandler(ConnectionHandler):
         about = request.host, request.port, decision.allowing_verdict, decision.presented
         self._flow = self._start_flow(upstream, recorded)
         self._spare = upstream
-        authorizer = TransparentAuthorizer(self._proxy.policy, *about)
-        self._authorizer = authorizer
+        self.authorizer = authorizer = TransparentAuthorizer(self._proxy.policy, *about)
         await self._client.send(error_response.ESTABLISHED)
         ended = await wait_for_client(self._client, upstream, self._proxy.limits)
         if ended is None:
@@ -197,7 +185,7 @@ class TunnelHandler(ConnectionHandler):
             return False
         is_tls = self._client.unread[0] == HANDSHAKE
         if not is_tls and decision.spoken == "anything":  # the server may speak HTTP in plaintext
-            self._authorizer = TransparentAuthorizer(self._proxy.policy, *about)
+            self.authorizer = TransparentAuthorizer(self._proxy.policy, *about)
             return True
         authorizer = HelloAuthorizer(self._proxy.policy, *about)
         try:
@@ -284,16 +272,16 @@ class TunnelHandler(ConnectionHandler):
         self._is_established = False
         self._is_under_tls = self._is_silent = True
         about = host, decision.destination[1], decision.allowing_verdict, decision.presented
-        self._authorizer = InterceptedAuthorizer(proxy.policy, *about)
+        self.authorizer = authorizer = InterceptedAuthorizer(proxy.policy, *about)
         if protocol == HTTP2:
             self._is_silent = False
-            await self._serve_http2(self._authorizer, decision.destination[1])
+            await self._serve_http2(authorizer, decision.destination[1])
             return False
         return True
 
     async def _record_silence(self) -> None:
         """Record that the client of an intercepted connection waited for the server to speak."""
-        authorizer = self._authorizer
+        authorizer = self.authorizer
         if not self._is_silent or self._client.dropped:
             return
         if isinstance(authorizer, InterceptedAuthorizer):

@@ -307,8 +307,7 @@ class Proxy:
         sock.setblocking(False)
         clients = self._clients
         client = Client(sock, self._readiness, clients, at.origin_of(sock, address))
-        clients.add(client)
-        handler = at.make_handler(client, self._context, full=not client.has_place)
+        handler = at.make_handler(client, self._context, full=not clients.add(client))
         self._handlers += 1
         self._steps.start(self._handle(client, handler), at.handlers)
 

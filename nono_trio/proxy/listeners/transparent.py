@@ -139,8 +139,9 @@ class Transparent:
         verdict = self._policy.decide(host, port)
         spoken = verdict.inspection.spoken(port)
         if spoken == "http":
-            authorizer = TransparentAuthorizer(self._policy, host, port, verdict)
-            return HttpConnection(client, proxy_context, full=full, authorizer=authorizer)
+            handler = HttpConnection(client, proxy_context, full=full)
+            handler.authorizer = TransparentAuthorizer(self._policy, host, port, verdict)
+            return handler
         kind = SniTunnel if spoken == "tls" else RawTunnel
         if proxy_context.interception is not None:
             if spoken == "tls":

@@ -179,12 +179,14 @@ class ClientTable:
         self._unproven: dict[Client, None] = {}
         self._free_places = places
 
-    def add(self, client: Client) -> None:
-        """Add a client that has shown nothing yet, with a place if one can be had."""
+    def add(self, client: Client) -> bool:
+        """Add a client that has shown nothing yet, with a place if one can be had; return whether
+        it has one."""
         client.has_place = self._free_places > 0 or self._make_place()
         self._free_places -= client.has_place
         self.members[client] = None
         self._unproven[client] = None
+        return client.has_place
 
     def prove(self, client: Client) -> bool:
         """Keep the client, which may be served; one that was dropped is added again. Returns
