@@ -241,27 +241,21 @@ class HttpConnection(TunnelHandler):
 
     async def _refuse(self, request: Request, decision: Decision, refusal: Refusal) -> bool:
         """Record a refusal, then answer it; returns True if another request may follow."""
-        keep = self._may_follow(request, refusal.status)
-        if refusal.status in UNPROVEN:
+        status = refusal.status
+        if status in UNPROVEN:
+            self._challenges += 1
+            self._tunnel_refused = type(request) is ConnectRequest
+            keep = self._challenges < MAX_CHALLENGES
             if not self._is_shared:
                 self._proxy.token_failures.challenge(decision)
             await self._proxy.token_failures.record(decision, self._client.origin)
         else:
+            keep = type(request) is HttpRequest and status != 503
             await self._record(decision)
+        keep = keep and request.head.keep_alive and not request.has_open_body
         more = request.has_open_body or bool(self._client.unread)
         await self._answer(refusal, keep=keep, body=request.head.method != "HEAD", more=more)
         return keep
-
-    def _may_follow(self, request: Request, status: int) -> bool:
-        is_connect = isinstance(request, ConnectRequest)
-        if status in UNPROVEN:
-            self._challenges += 1
-            self._tunnel_refused = is_connect
-            if self._challenges >= MAX_CHALLENGES:
-                return False
-        elif is_connect or status == 503:
-            return False
-        return request.head.keep_alive and not request.has_open_body
 
     async def _refuse_malformed(self, raw: bytes, fault: BadRequest) -> bool:
         decision = (self.authorizer or self._proxy.authorizer).malformed(raw, fault)
@@ -283,7 +277,7 @@ class HttpConnection(TunnelHandler):
     async def _answer(self, refusal: Refusal, *, keep: bool, body: bool, more: bool = True) -> None:
         """Send a refusal. If it is the last answer and `more` comes in, read that first: closing
         with unread bytes could destroy the answer."""
-        client, seconds = self._client, self._proxy.limits.linger
+        client = self._client
         if refusal.message_id is not None and body:
             text = error_response.message_refusal(
                 refusal.message_id, refusal.reason, refusal.hint, close=not keep
@@ -293,10 +287,10 @@ class HttpConnection(TunnelHandler):
                 refusal.status, refusal.reason, refusal.hint, close=not keep, body=body
             )
         if keep:
-            client.expire_in(seconds)
+            client.expire_in(self._proxy.limits.linger)
             await client.send(text)
         elif more:
-            await client.drain(seconds, text)
+            await client.drain(self._proxy.limits.linger, text)
         else:
             client.transport.send_last(text)
 
