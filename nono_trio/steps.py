@@ -292,25 +292,24 @@ class StepQueue:
         need their turn."""
         if ends is None:
             ends = perf_counter() + MAX_SECONDS
-        due, members, left, goes_on = self._due, self._members, MAX_STEPS, True
+        due, members, left = self._due, self._members, MAX_STEPS
+        in_time = goes_on = True
         self.is_held = True
-        try:
-            while due and left and goes_on:
-                count = min(len(due), left)
-                left -= count
-                for _ in range(count):
-                    one = due.popleft()
-                    if one in members:
-                        one.step()
-                    if perf_counter() > ends:
-                        return False
-                goes_on = self._conclude()
-            return True
-        finally:
-            self._conclude()
-            self.is_held = False
-            if due or self.running.turns.waiting:
-                self._rouse()
+        while due and left and goes_on:
+            for _ in range(min(len(due), left)):
+                left -= 1
+                one = due.popleft()
+                if one in members:
+                    one.step()
+                if perf_counter() > ends:
+                    in_time = False
+                    break
+            self.running.one = None
+            goes_on = self._conclude() and in_time
+        self.is_held = False
+        if due or self.running.turns.waiting:
+            self._rouse()
+        return in_time
 
     def call_after(self, call: Callable[[], None]) -> None:
         """As `after_steps`."""
@@ -318,7 +317,6 @@ class StepQueue:
 
     def _conclude(self) -> bool:
         """Call what was given to `after_steps`, if anything was."""
-        self.running.one = None
         if not self._after:
             return False
         calls, self._after = self._after, []
