@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from looked_into import HOST
 from running_proxy import BOUND, QUICK, until
 
-from nono_trio.core.http.http2_frames import PREFACE
+from nono_trio.core.http.http2_frames import BURST, PER_SECOND, PREFACE
 from nono_trio.core.log.redaction import redact_path
 from nono_trio.proxy.http.exchange import FAILED
 
@@ -254,6 +254,7 @@ async def test_empty_body_frames_are_bounded(content):
 
 
 async def test_rapid_resets_are_bounded_and_every_request_that_went_out_is_recorded():
+    began = trio.current_time()
     async with flooding("reset faster than they can be served") as (at, client):
         client.h2.initiate_connection()
         data = b""
@@ -262,7 +263,9 @@ async def test_rapid_resets_are_bounded_and_every_request_that_went_out_is_recor
             client.h2.reset_stream(number)
             data += client.h2.data_to_send()
         await send(client, data)
-    assert len(at.origin.requests) <= len(at.requests()) <= 1100
+    # More are granted while time passes, and this machine may have much other work.
+    most = BURST + PER_SECOND * (trio.current_time() - began) + 100
+    assert len(at.origin.requests) <= len(at.requests()) <= most
 
 
 async def test_streams_that_are_handed_back_are_bounded():
