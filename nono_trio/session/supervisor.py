@@ -85,7 +85,6 @@ class Supervisor:
         self.writer = Writer(
             record.files, mode=audit.mode, sync=audit.sync, queue=audit.queue, warn=warn
         )
-        self.writer.observers.append(record.observe)
         self.writer.summarise = record.summarise
         self._record = record
         # The first two records are in the log. A log without them gets no end: an ended log that

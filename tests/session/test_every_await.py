@@ -44,7 +44,7 @@ _RECORDING = (
     "Recorder.record",
     "Client.pause",
     "Proxy.serve",
-    f"{STEPS}: HttpConnection._serve_request ConnectionHandler._record",
+    f"{STEPS}: HttpConnection._serve HttpConnection._serve_request ConnectionHandler._record",
     f"{STEPS}: Tunnel.carry Relay.run Client.pause",
 )
 _WRITING = (

@@ -24,7 +24,8 @@ from nono_trio.audit.recovery import ledger_repair
 from nono_trio.audit.recovery.cleanup import Limits, choose, clean_up
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
-from nono_trio.audit.write.writer import Totals, Writer
+from nono_trio.audit.write.totals import Totals
+from nono_trio.audit.write.writer import Writer
 from nono_trio.core.log.events import encode_flow, encode_payload
 from nono_trio.core.log.policy_json import SessionPolicy
 from nono_trio.core.log.processes import UNKNOWN, Holder, Program
@@ -82,14 +83,13 @@ def seal(root, number, signer=None):
     files.flows_sha256.update(flow)
     denied = made.network(2, "deny", "evil.test")
     log.append([encode_payload(denied)])
-    totals = Totals(allowed=1, denied=1, peak_queue=1)
-    for payload in (*begun[1:], denied):
-        record.observe(0, payload)
-        totals.attempts.add(payload)
+    totals = Totals()
+    totals.peak_queue = 1
+    totals.add([*begun[1:], denied])
     killed_before(number)
     binding = record.summarise(totals, log.sequence + 2)
     log.append([encode_payload(binding), encode_payload(made.ended())], last=True)
-    record.observe(0, binding)
+    totals.keep_events([binding])
     record.seal(made.ended(), totals)
 
 
@@ -119,7 +119,6 @@ def programs(root, number):
     record = SessionRecord(root, SessionFacts(command=["agent"], policy=SessionPolicy()))
     record.executable = None
     writer = Writer(record.files, mode="strict", sync="never", queue=8, warn=print)
-    writer.observers.append(record.observe)
     writer.summarise = record.summarise
     writer.ended = made.ended()
 

@@ -15,7 +15,7 @@ from nono_trio.audit import store
 from nono_trio.audit.keys.key_store import generate, key_path
 from nono_trio.audit.keys.signer import SignerFailed
 from nono_trio.audit.write.session_record import SessionFacts, SessionRecord
-from nono_trio.audit.write.writer import Totals
+from nono_trio.audit.write.totals import Totals
 from nono_trio.core.log.events import SessionStarted, encode_payload
 from nono_trio.core.log.policy_json import SessionPolicy
 from nono_trio.core.proof.tree import is_consistent
@@ -51,11 +51,7 @@ def begin(root, signer=None, *, mode="strict", session_id=ID):
 
 def add(record, *payloads):
     record.files.log.append([*map(encode_payload, payloads)])
-    for payload in payloads:
-        record.observe(0, payload)
-        record.totals.attempts.add(payload)
-        event = getattr(payload, "event", None)
-        record.totals.denied += getattr(event, "decision", "") == "deny"
+    record.totals.add(payloads)
 
 
 def checkpoint(record):

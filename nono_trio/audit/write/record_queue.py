@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from nono_trio.errors import AuditLost, SessionSealed
 from nono_trio.steps import after_steps
 
 if TYPE_CHECKING:
@@ -35,9 +36,14 @@ class RecordQueue(Generic[_Item]):
         self._send: trio.MemorySendChannel[_Item]
         self._receive: trio.MemoryReceiveChannel[_Item]
         self._send, self._receive = trio.open_memory_channel(size)
+        self._send_nowait, self._receive_nowait = (
+            self._send.send_nowait,
+            self._receive.receive_nowait,
+        )
         self._write = write
         self._resting: Task | None = None
         self._is_due = False  # `_write_after_steps` will be called
+        self._known = 0  # at least so many items are in the channel
         self._error: BaseException | None = None
 
     @property
@@ -45,16 +51,27 @@ class RecordQueue(Generic[_Item]):
         """The most items that have waited at once."""
         return self._receive.statistics().peak_buffer_used
 
-    def put(self, item: _Item) -> None:
-        """Add an item. Raises WouldBlock if the queue is full, ClosedResourceError after
-        `close_sending`, BrokenResourceError after `close`."""
-        self._send.send_nowait(item)
-        self._announce()
+    def put(self, item: _Item) -> bool:
+        """Add an item; return False if the queue is full. Raises SessionSealed after
+        `close_sending`, AuditLost after `close`."""
+        try:
+            self._send_nowait(item)
+        except trio.WouldBlock:
+            return False
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            raise _end(error) from None
+        self._known += 1
+        if not self._is_due:
+            self._announce()
+        return True
 
     async def put_slowly(self, item: _Item) -> None:
         """As `put`, but wait for space. If cancelled, the item is not in the queue."""
-        await self._send.send(item)
-        self._announce()
+        try:
+            await self._send.send(item)
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            raise _end(error) from None
+        self._rouse()  # which takes it, if it was not taken before this task went on
 
     async def next_batch(self) -> list[_Item]:
         """For the writer's task: wait for items and return them; [] after `close_sending`.
@@ -73,11 +90,18 @@ class RecordQueue(Generic[_Item]):
 
     def take(self) -> list[_Item]:
         """Return what waits, at most MOST_TAKEN items."""
-        items: list[_Item] = []
+        items = self._take_known()
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             while len(items) < MOST_TAKEN:
-                items.append(self._receive.receive_nowait())
+                items.append(self._receive_nowait())
         return items
+
+    def _take_known(self) -> list[_Item]:
+        """As `take`, without a look for more: that costs as much as two items."""
+        count = min(self._known, MOST_TAKEN)
+        self._known -= count
+        receive = self._receive_nowait
+        return [receive() for _ in range(count)]
 
     def close_sending(self) -> None:
         """Nothing more is put in."""
@@ -96,8 +120,6 @@ class RecordQueue(Generic[_Item]):
 
     def _announce(self) -> None:
         """Have written what was put in."""
-        if self._is_due:
-            return
         self._is_due = self._write is not None and after_steps(self._write_after_steps)
         if not self._is_due:
             self._rouse()
@@ -107,7 +129,7 @@ class RecordQueue(Generic[_Item]):
         self._is_due = False
         if self._resting is None or self._write is None:
             return
-        items = self.take()
+        items = self._take_known()
         try:
             self._write(items)
         except BaseException as error:  # noqa: ASYNC103  (the writer's task raises it)
@@ -124,3 +146,10 @@ class RecordQueue(Generic[_Item]):
     def _stop_resting(self, _: object) -> Abort:
         self._resting = None
         return Abort.SUCCEEDED
+
+
+def _end(error: Exception) -> SessionSealed | AuditLost:
+    """The error of an end of the channel that is closed."""
+    if isinstance(error, trio.ClosedResourceError):
+        return SessionSealed("the session's log is sealed")
+    return AuditLost("the audit log is not being written any more")

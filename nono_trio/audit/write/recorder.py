@@ -8,8 +8,9 @@ bounded; after the seal every call fails.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
+import msgspec
 import trio
 
 from nono_trio.core.log.events import Network
@@ -17,7 +18,7 @@ from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.steps import become_task, resume, sleeper, stepwise, suspend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from types import TracebackType
 
     from nono_trio.audit.write.record_queue import RecordQueue
@@ -44,52 +45,36 @@ MOST_LEFT = 8  # they must fit in the space that the end of a log has: half a Ki
 NOT_RECORDED = -1
 
 
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """One event on its way to the log, and who waits for it.
 
     A one-shot event of our own instead of a `trio.Event`: every request passes here, and the
-    parking lot of an Event costs more than the rest of the call.
+    parking lot of an Event costs more than the rest of the call. A Struct is made without Python
+    code.
     """
 
-    __slots__ = ("_producer", "described", "error", "found", "origin", "payload", "sequence")
+    payload: Payload
+    origin: RecordOrigin | None = None
+    found: Found | None = None
+    described: trio.Event | None = None
+    answer: int | Exception | None = None
+    """The record's sequence, or the error if it is not in the log; None until then."""
+    producer: Stepped | trio.lowlevel.Task | None = None
+    """Who waits for the answer."""
 
-    def __init__(self, payload: Payload, origin: RecordOrigin | None = None) -> None:
-        self.payload = payload
-        self.origin = origin
-        self.found: Found | None = None
-        self.described: trio.Event | None = None
-        self.sequence: int | None = None
-        self.error: Exception | None = None
-        self._producer: Stepped | trio.lowlevel.Task | None = None
+    def settle(self, answer: int | Exception) -> None:
+        """Wake the producer: with a sequence (the record is in the log, or counted as lost) it may
+        act, with an error it must not. Only the first answer counts."""
+        if self.answer is None:
+            self.answer = answer
+            producer = self.producer
+            if producer is not None:
+                self.producer = None
+                resume(producer)
 
-    async def committed(self) -> int:
-        """Wait for the writer's answer. If cancelled, the event may still be recorded."""
-        if self.sequence is None and self.error is None:
-            producer = self._producer = sleeper()
-            await suspend(producer, self._forget)
-        if self.error is not None:
-            raise self.error
-        if self.sequence is None:
-            raise AssertionError("released without an answer")
-        return self.sequence
-
-    def release(self, sequence: int) -> None:
-        """The record is in the log (or counted as lost): wake the producer, which may act."""
-        self.sequence = sequence
-        self._wake()
-
-    def fail(self, error: Exception) -> None:
-        """The record is not in the log: wake the producer, which must not act."""
-        self.error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            resume(producer)
-
-    def _forget(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._producer = None
+    def forget(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        """For a producer that is cancelled: nobody waits any more."""
+        self.producer = None
         return trio.lowlevel.Abort.SUCCEEDED
 
 
@@ -139,15 +124,18 @@ class Recorder:
         """Tells which programs records came from; None if that is not recorded."""
         self.lost_to_full_queue = 0
         self.lost_flows = 0
-        # Flows that did not fit in the queue. Each belongs to a committed decision, and no other
-        # decision is committed while they wait, so there are at most as many as open connections.
-        self._waiting_flows: list[Flow] = []
+        # What comes before the next batch: events that were searched for, bounded by who searches.
+        self.searched: list[Pending] = []
+        # What comes after it, because it did not fit in the queue. Each flow belongs to a committed
+        # decision, and no other decision is committed while it waits, so there are at most as many
+        # as open connections. Lines are bounded by who describes programs.
+        self.waiting: list[Flow | bytes] = []
         self._left: list[Payload] = []
-        self._waiting_lines: list[bytes] = []  # bounded by who describes programs
-        self._searched: list[Pending] = []  # bounded by who searches
 
     @stepwise
-    async def record(self, event: NetworkEvent, origin: RecordOrigin | None = None) -> int:
+    def record(
+        self, event: NetworkEvent, origin: RecordOrigin | None = None
+    ) -> Coroutine[Any, Any, int]:
         """Commit one network decision; return its sequence (best-effort: or NOT_RECORDED).
 
         `origin` is whose socket it came from: its holder is looked for as the record is committed,
@@ -157,10 +145,20 @@ class Recorder:
         failed, SessionSealed after the end: in all three cases nothing was recorded and nothing may
         be done. If cancelled, the event may still be recorded; the caller must not act on it.
         """
-        pending = Pending(Network(event=event), origin)
-        if not self._queued(pending) and not await self._send_slowly(pending):
+        return self.record_payload(Network(event=event), origin)
+
+    @stepwise
+    async def record_payload(self, payload: Payload, origin: RecordOrigin | None = None) -> int:
+        """Commit any payload; as `record`."""
+        pending = Pending(payload, origin)
+        if not self._queue.put(pending) and not await self._put_slowly(pending):
             return NOT_RECORDED
-        sequence = await pending.committed()
+        if pending.answer is None:
+            producer = pending.producer = sleeper()
+            await suspend(producer, pending.forget)
+        sequence = pending.answer
+        if not isinstance(sequence, int):
+            raise sequence or AssertionError("released without an answer")
         if pending.described is not None:
             await become_task()
             with trio.move_on_after(DESCRIBED_SECONDS):
@@ -175,38 +173,14 @@ class Recorder:
                 return
             pending.described = self.programs.described(pending.found)
 
-    async def record_payload(self, payload: Payload) -> int:
-        """Commit any payload; as `record`."""
-        pending = Pending(payload)
-        if not self._queued(pending) and not await self._send_slowly(pending):
-            return NOT_RECORDED
-        return await pending.committed()
-
-    def _queued(self, pending: Pending) -> bool:
-        """Put it in the queue if there is space, as nearly always."""
-        try:
-            self._queue.put(pending)
-        except trio.WouldBlock:
-            return False
-        except trio.ClosedResourceError:
-            raise SessionSealed("the session's log is sealed") from None
-        except trio.BrokenResourceError:
-            raise AuditLost("the audit log is not being written any more") from None
-        return True
-
-    async def _send_slowly(self, pending: Pending) -> bool:
+    async def _put_slowly(self, pending: Pending) -> bool:
         """Wait for space (strict), or count the loss at once (best-effort) and return False."""
         if self._mode == "best-effort":
             self.lost_to_full_queue += 1
             return False
         await become_task()
         with trio.move_on_after(QUEUE_SECONDS) as waiting:
-            try:
-                await self._queue.put_slowly(pending)
-            except trio.ClosedResourceError:
-                raise SessionSealed("the session's log is sealed") from None
-            except trio.BrokenResourceError:
-                raise AuditLost("the audit log is not being written any more") from None
+            await self._queue.put_slowly(pending)
         if waiting.cancelled_caught:
             raise AuditBusy(f"the audit queue stayed full for {QUEUE_SECONDS:.0f} s")
         return True
@@ -220,10 +194,9 @@ class Recorder:
         if flow.sequence == NOT_RECORDED:
             return
         try:
-            self._queue.put(flow)
-        except trio.WouldBlock:
-            self._waiting_flows.append(flow)
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            if not self._queue.put(flow):
+                self.waiting.append(flow)
+        except (SessionSealed, AuditLost):
             self.lost_flows += 1
 
     def leave_for_end(self, payload: Payload) -> None:
@@ -244,33 +217,25 @@ class Recorder:
 
     def record_lines(self, lines: bytes) -> None:
         """Queue whole lines of processes.ndjson; as `record_flow`."""
-        try:
-            self._queue.put(lines)
-        except trio.WouldBlock:
-            self._waiting_lines.append(lines)
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            pass  # the records are valid without them
+        with suppress(SessionSealed, AuditLost):  # the records are valid without them
+            if not self._queue.put(lines):
+                self.waiting.append(lines)
 
     def commit_searched(self, pending: Pending) -> None:
         """For the writer: have it commit, with the next batch, an event that was searched for."""
-        self._searched.append(pending)
+        self.searched.append(pending)
         # Wakes the writer; if the queue is full or closed, it is awake.
-        with suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+        with suppress(SessionSealed, AuditLost):
             self._queue.put(b"")
 
     def take_searched(self) -> list[Pending]:
-        """As `take_waiting_flows`."""
-        searched, self._searched = self._searched, []
+        """For the writer: return the events of `commit_searched`."""
+        searched, self.searched = self.searched, []
         return searched
 
-    def take_waiting_lines(self) -> list[bytes]:
-        """As `take_waiting_flows`."""
-        waiting, self._waiting_lines = self._waiting_lines, []
-        return waiting
-
-    def take_waiting_flows(self) -> list[Flow]:
-        """For the writer, with each batch: return the flows that did not fit in the queue."""
-        waiting, self._waiting_flows = self._waiting_flows, []
+    def take_waiting(self) -> list[Flow | bytes]:
+        """For the writer: return the flows and lines that did not fit in the queue."""
+        waiting, self.waiting = self.waiting, []
         return waiting
 
     def __enter__(self) -> Self:

@@ -29,12 +29,10 @@ from nono_trio.audit.write.seal import (
     write_summary,
 )
 from nono_trio.audit.write.session_files import LogFiles
-from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import POLICY_TARGET, binding_record
 from nono_trio.core.log.policy_json import SessionPolicy, SupervisorProcess, encode_policy
 from nono_trio.core.log.redaction import redact_argv
 from nono_trio.core.log.session_json import (
-    MAX_NETWORK_EVENTS,
     ExecutableIdentity,
     completed_at,
     encode_metadata,
@@ -52,8 +50,8 @@ if TYPE_CHECKING:
     from nono_trio.audit.keys.signer import Signer
     from nono_trio.audit.write.checkpoint_signer import CheckpointSigner
     from nono_trio.audit.write.ledger_signer import LedgerSigner
-    from nono_trio.audit.write.writer import Totals
-    from nono_trio.core.log.events import NetworkEvent, Payload, SessionEnded
+    from nono_trio.audit.write.totals import Totals
+    from nono_trio.core.log.events import Network, SessionEnded
     from nono_trio.core.log.session_json import AuditAttestation, SessionMetadata
     from nono_trio.core.log.summary_json import SealSummary
     from nono_trio.core.policy.judging import Judging
@@ -80,7 +78,6 @@ class SessionRecord:
         self._began = time.monotonic()
         self._audit_root = audit_root
         self.command = bounded_command(redact_argv(facts.command))
-        self._network_events: list[NetworkEvent] = []
         self.executable: ExecutableIdentity | None = None
         self.judging: Judging | None = None
         """Decides about the run's own exit code; None for a session without a command."""
@@ -116,11 +113,6 @@ class SessionRecord:
         except BaseException:
             store.discard_session_directory(self.directory)
             raise
-
-    def observe(self, _sequence: int, payload: Payload) -> None:
-        """Keep the first network events for session.json; the log has all of them."""
-        if isinstance(payload, Network) and len(self._network_events) < MAX_NETWORK_EVENTS:
-            self._network_events.append(payload.event)
 
     def summarise(self, totals: Totals, event_count: int) -> Network:
         """Write summary.json for a log of `event_count` records; return the record that binds it.
@@ -178,7 +170,7 @@ class SessionRecord:
         log.file.sync()
         position = log.position()
         metadata = sealed_metadata(
-            self._metadata, ended, position, self._network_events, self._summary
+            self._metadata, ended, position, totals.network_events, self._summary
         )
         metadata.audit_attestation = self._attest(metadata)
         final = self.files.checkpoint(position, totals.lost, final=True)

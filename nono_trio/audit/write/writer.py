@@ -14,11 +14,9 @@ child are shortened here, because every record passes here.
 from __future__ import annotations
 
 import errno
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-import msgspec
 import trio
 
 from nono_trio.audit.write.chained_log import SyncFailed
@@ -26,19 +24,21 @@ from nono_trio.audit.write.checkpointer import Checkpointer
 from nono_trio.audit.write.disk_room import NoRoom
 from nono_trio.audit.write.record_queue import RecordQueue
 from nono_trio.audit.write.recorder import NOT_RECORDED, Pending, Recorder
+from nono_trio.audit.write.totals import Totals
 from nono_trio.audit.write.watchdog import AppendWatchdog
-from nono_trio.core.log.events import Flow, Network, SessionEnded, encode_flow, encode_payload
-from nono_trio.core.log.notices import (
-    QUEUE_FULL,
-    early_end_record,
-    gap_record,
-    is_about_log,
-    is_denial,
+from nono_trio.core.log.events import (
+    Flow,
+    Network,
+    SessionEnded,
+    encode_flow,
+    encode_flows,
+    encode_payload,
+    encode_payloads,
 )
+from nono_trio.core.log.notices import QUEUE_FULL, early_end_record, gap_record
 from nono_trio.core.log.processes import UNKNOWN, Sought
 from nono_trio.core.log.text_limits import SHORT_RECORD, bounded_payload, bounded_struct
 from nono_trio.core.net.endpoints import Endpoints
-from nono_trio.core.policy.attempts import AttemptTally
 from nono_trio.errors import AuditLost
 from nono_trio.posix.clock import unix_ms
 from nono_trio.threads import in_thread
@@ -52,19 +52,6 @@ if TYPE_CHECKING:
     from nono_trio.core.log.processes import Found
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class Totals(msgspec.Struct):
-    """The writer's counts, for the session's summary."""
-
-    allowed: int = 0
-    denied: int = 0
-    lost: int = 0
-    lost_flows: int = 0
-    peak_queue: int = 0
-    lost_reasons: dict[str, int] = msgspec.field(default_factory=dict)
-    attempts: AttemptTally = msgspec.field(default_factory=AttemptTally)
-    exit_code: int | None = None  # of the command, once it has ended
 
 
 class Writer:
@@ -161,8 +148,7 @@ class Writer:
         """
         self.totals.exit_code = ended.exit_code
         last: list[Payload] = [*self._gaps(), *self.recorder.take_left(), ended]
-        for payload in last:  # before the summary, which has the verdict
-            self.totals.attempts.add(payload)
+        self.totals.attempts.add_all(last)  # before the summary, which has the verdict
         self.totals.lost_flows += self.recorder.lost_flows
         if self.full is not None:
             last.insert(0, early_end_record(self.full.message, unix_ms()))
@@ -177,35 +163,49 @@ class Writer:
             first = self._append_payloads(last, last=True)
         except OSError as error:
             raise self._lost(error) from error
-        for sequence, payload in enumerate(last, first):
-            self._tell_observers(sequence, payload)
+        self.totals.keep_events(last)
+        self._tell_observers(first, last)
 
     def _write_now(self, items: Sequence[Item]) -> None:
         """As `_write`, which waits for nothing if batches need no sync."""
-        with suppress(StopIteration):
+        try:
             self._write(items).send(None)
-            raise AssertionError("a batch waits for its sync only")
+        except StopIteration:
+            return
+        raise AssertionError("a batch waits for its sync only")
 
     async def _write(self, items: Sequence[Item]) -> None:
         """Commit one batch: records first, so that a flow comes after its decision."""
-        pending = self.recorder.take_searched()
-        pending += [item for item in items if isinstance(item, Pending)]
-        flows = [item for item in items if isinstance(item, Flow)]
-        flows += self.recorder.take_waiting_flows()
-        lines = [item for item in items if isinstance(item, bytes)]
-        lines += self.recorder.take_waiting_lines()
+        recorder = self.recorder
+        if recorder.searched or recorder.waiting:
+            items = [*recorder.take_searched(), *items, *recorder.take_waiting()]
+        pending, flows, lines = list[Pending](), list[Flow](), list[bytes]()
+        for item in items:
+            if isinstance(item, Pending):
+                pending.append(item)
+            elif isinstance(item, Flow):
+                flows.append(item)
+            else:
+                lines.append(item)
         first = NOT_RECORDED
         try:
             if self.full is not None:
                 _fail(pending, self.full)
                 pending = []
-            pending = self._find_programs(pending)
-            first = self._append(pending)
-            if self._sync == "always" and pending:
-                await self._checkpointer.sync_batch()
-            self._append_flows(flows)
-            flows = []
-            self._append_processes(lines, pending, first)
+            programs = recorder.programs
+            if programs is not None:
+                pending = self._find_programs(programs, pending)
+            if pending:
+                first = self._append(pending)
+                if self._sync == "always":
+                    await self._checkpointer.sync_batch()
+            else:
+                first = 0
+            if flows:
+                self._append_flows(flows)
+                flows = []
+            if lines or programs is not None:
+                self._append_processes(programs, lines, pending, first)
         except OSError as error:
             self.totals.lost_flows += len(flows)
             self._failed(pending, error, recorded=first != NOT_RECORDED)
@@ -218,18 +218,16 @@ class Writer:
             if item.found is not None:
                 for observer in self.program_observers:
                     observer(sequence, item.found)
-            self._observe(sequence, item.payload)
-            item.release(sequence)
+            for observe in self.observers:
+                observe(sequence, item.payload)
+            item.settle(sequence)
 
-    def _find_programs(self, pending: list[Pending]) -> list[Pending]:
+    def _find_programs(self, programs: FindsPrograms, pending: list[Pending]) -> list[Pending]:
         """Find who holds the sockets of a batch, before any of its records is committed.
 
         Returns those that can be committed now. The others come with a later batch; their
         producers wait.
         """
-        programs = self.recorder.programs
-        if programs is None:
-            return pending
         asked = [
             (item, item.origin)
             for item in pending
@@ -259,8 +257,13 @@ class Writer:
         item.found, item.described = found, programs.described(found)
         self.recorder.commit_searched(item)
 
-    def _append_processes(self, lines: list[bytes], pending: Sequence[Pending], first: int) -> None:
-        programs = self.recorder.programs
+    def _append_processes(
+        self,
+        programs: FindsPrograms | None,
+        lines: list[bytes],
+        pending: Sequence[Pending],
+        first: int,
+    ) -> None:
         if programs is not None:
             for sequence, item in enumerate(pending, first):
                 if item.found is not None:
@@ -272,24 +275,27 @@ class Writer:
 
     def _append(self, pending: Sequence[Pending]) -> int:
         """Append the gaps and then `pending`; return the sequence of the first of `pending`."""
-        if not pending:
-            return 0
-        gaps = self._gaps()
-        payloads: list[Payload] = [*gaps, *(item.payload for item in pending)]
+        payloads = [item.payload for item in pending]
+        gaps = 0
+        if self.totals.lost_reasons or self.recorder.lost_to_full_queue:
+            payloads[:0] = self._gaps()
+            gaps = len(payloads) - len(pending)
         first = self._append_payloads(payloads)
-        for sequence, gap in enumerate(gaps, first):
-            self._observe(sequence, gap)
-        for item, payload in zip(pending, payloads[len(gaps) :], strict=True):
-            item.payload = payload
-        return first + len(gaps)
+        self.totals.add(payloads)
+        if self.observers:
+            self._tell_observers(first, payloads[:gaps])
+            for item, payload in zip(pending, payloads[gaps:], strict=True):
+                item.payload = payload
+        return first + gaps
 
     def _append_payloads(self, payloads: list[Payload], *, last: bool = False) -> int:
         """Append records, gaps among them; a long one is shortened, in `payloads` as well."""
-        encoded = [encode_payload(payload) for payload in payloads]
-        for index, data in enumerate(encoded):
-            if len(data) > SHORT_RECORD:
-                payloads[index] = bounded_payload(payloads[index])
-                encoded[index] = encode_payload(payloads[index])
+        encoded = encode_payloads(payloads)
+        if max(map(len, encoded)) > SHORT_RECORD:
+            for index, data in enumerate(encoded):
+                if len(data) > SHORT_RECORD:
+                    payloads[index] = bounded_payload(payloads[index])
+                    encoded[index] = encode_payload(payloads[index])
         if not last:
             self.files.hold_for_seal(sum(map(len, encoded)), len(encoded))
         with self.watchdog:
@@ -298,29 +304,21 @@ class Writer:
         return first
 
     def _append_flows(self, flows: Sequence[Flow]) -> None:
-        if flows:
-            lines = [encode_flow(flow) for flow in flows]
+        lines = encode_flows(flows)
+        if max(map(len, lines)) > SHORT_RECORD:
             for index, line in enumerate(lines):
                 if len(line) > SHORT_RECORD:
                     lines[index] = encode_flow(bounded_struct(flows[index]))
-            data = b"".join(lines)
-            with self.watchdog:
-                self.files.flows.append(data, last=self.full is not None)
-            self.files.flows_sha256.update(data)
+        data = b"".join(lines)
+        files = self.files
+        with self.watchdog:
+            files.flows.append(data, last=self.full is not None)
+        files.flows_sha256.update(data)
 
-    def _observe(self, sequence: int, payload: Payload) -> None:
-        if isinstance(payload, Network):
-            event = payload.event
-            if event.decision == "allow":
-                self.totals.allowed += not is_about_log(event)
-            elif is_denial(event):
-                self.totals.denied += 1
-        self.totals.attempts.add(payload)
-        self._tell_observers(sequence, payload)
-
-    def _tell_observers(self, sequence: int, payload: Payload) -> None:
-        for observer in self.observers:
-            observer(sequence, payload)
+    def _tell_observers(self, first: int, payloads: Sequence[Payload]) -> None:
+        for sequence, payload in enumerate(payloads, first):
+            for observe in self.observers:
+                observe(sequence, payload)
 
     def _gaps(self) -> list[Network]:
         """Return the gap records for the events lost since the last record."""
@@ -355,7 +353,7 @@ class Writer:
         if not recorded:
             self._count_lost(text, len(pending))
             for item in pending:
-                item.release(NOT_RECORDED)
+                item.settle(NOT_RECORDED)
         if isinstance(error, SyncFailed):
             if not self._unsealable:
                 self._unsealable = True
@@ -386,7 +384,7 @@ def _hint(error: OSError) -> str:
 def _fail(items: Sequence[Item], error: AuditLost) -> None:
     for item in items:
         if isinstance(item, Pending):
-            item.fail(AuditLost(error.message, hint=error.hint))
+            item.settle(AuditLost(error.message, hint=error.hint))
 
 
 def _first(group: BaseExceptionGroup[AuditLost]) -> AuditLost:

@@ -7,6 +7,7 @@ nono must verify too. Encoding is byte-identical to upstream's serde_json (compa
 unescaped, control characters as `\\u00xx`).
 """
 
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -222,6 +223,11 @@ def encode_payload(payload: Payload) -> bytes:
     return _encoder.encode(payload)
 
 
+def encode_payloads(payloads: Iterable[Payload]) -> list[bytes]:
+    """As `encode_payload`, for each of many."""
+    return list(map(_encoder.encode, payloads))
+
+
 def decode_payload(data: bytes | msgspec.Raw) -> Payload:
     """Return the payload in `data`; unknown keys are ignored, like upstream ignores them.
 
@@ -234,6 +240,11 @@ def decode_payload(data: bytes | msgspec.Raw) -> Payload:
 def encode_flow(flow: Flow) -> bytes:
     """Return one line of flows.ndjson, with its newline."""
     return _encoder.encode(flow) + b"\n"
+
+
+def encode_flows(flows: Iterable[Flow]) -> list[bytes]:
+    """As `encode_flow`, for each of many."""
+    return [line + b"\n" for line in map(_encoder.encode, flows)]
 
 
 def decode_flow(line: bytes) -> Flow:

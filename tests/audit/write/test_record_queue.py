@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
 import trio
@@ -17,8 +17,10 @@ from steps_guard import no_task_in_steps
 
 from nono_trio.audit.write.chained_log import AppendFile, ChainedLog
 from nono_trio.audit.write.record_queue import MOST_TAKEN, RecordQueue
+from nono_trio.audit.write.recorder import Pending
 from nono_trio.audit.write.session_files import LogFiles
 from nono_trio.audit.write.writer import Writer
+from nono_trio.core.log.events import Network
 from nono_trio.core.log.notices import LOST_TARGET
 from nono_trio.core.log.processes import UNKNOWN, Sought
 from nono_trio.core.net.endpoints import Endpoints
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.recorder import AuditMode, AuditSync
     from nono_trio.core.log.processes import Found
 
+_Item = TypeVar("_Item")
 BOUND = 60
 SLOW = Endpoints("tcp", "127.0.0.1", 1, "127.0.0.1", 80)
 
@@ -191,6 +194,54 @@ def by_the_channel_alone(directory: Path, names: list[str], *, is_whole: bool) -
     return session.close()[0]
 
 
+@settings(max_examples=60)
+@given(st.integers(1, 4), st.lists(turns, min_size=1, max_size=6))
+def test_each_item_is_taken_once_whether_it_waited_for_space_or_not(
+    size: int, turns: list[Turn]
+) -> None:
+    put: list[str] = []
+    taken: list[str] = []
+    queue = RecordQueue(size, taken.extend)
+    steps = StepQueue()
+
+    async def put_in(*names: str) -> None:
+        put.extend(name for name in names if queue.put(name))
+
+    async def put_slowly(*names: str) -> None:
+        for name in names:
+            await queue.put_slowly(name)
+            put.append(name)
+
+    async def main() -> None:
+        with trio.fail_after(BOUND):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_take_until_closed, queue, taken)
+                async with trio.open_nursery() as producers:
+                    for number, (begun, others) in enumerate(turns):
+                        for index, (in_step, count) in enumerate(begun):
+                            names = [f"{number}-{index}-{one}" for one in range(count)]
+                            if in_step:
+                                steps.start(put_in(*names), producers)
+                            else:
+                                producers.start_soon(put_slowly, *names)
+                        steps.run_due()
+                        for _ in range(others):
+                            await trio.lowlevel.checkpoint()
+                queue.close_sending()
+
+    trio.run(main)
+    assert sorted(taken) == sorted(put)
+
+
+def test_the_first_answer_of_a_record_counts() -> None:
+    """A record whose flow could not be written has failed, although it is in the log."""
+    lost = AuditLost("no room")
+    pending = Pending(Network(event=denied("a.test")))
+    pending.settle(lost)
+    pending.settle(3)
+    assert pending.answer is lost
+
+
 def start(session: Session, nursery: trio.Nursery, *names: str) -> None:
     """Run a step for each producer, once."""
     for name in names:
@@ -324,6 +375,6 @@ async def test_a_wake_without_anything_to_take_ends_nothing() -> None:
     assert written == [b"x"] * MOST_TAKEN + [b"last"]
 
 
-async def _take_until_closed(queue: RecordQueue[bytes], taken: list[bytes]) -> None:
+async def _take_until_closed(queue: RecordQueue[_Item], taken: list[_Item]) -> None:
     while items := await queue.next_batch():
         taken.extend(items)
