@@ -267,8 +267,8 @@ class ConnectionHandler(ABC):
         except OSError:
             transport.close()
             raise
-        chain = None if for_tunnel else chain
-        return Upstream(transport, address, destination, name, early, chain)
+        via = None if for_tunnel else chain
+        return Upstream(transport, address, destination, name, early, via)
 
     def _end_with_tunnel(
         self,

@@ -110,11 +110,16 @@ class HttpConnection(TunnelHandler):
                 return await self._forward(request, recorded, guard)
             if proxy.interception is not None and self._may_be_intercepted(request, decision):
                 return await self._look_into(request, recorded)
-            is_http = decision.spoken == "http"
-            upstream = await self._reach(request, recorded, for_tunnel=not is_http)
-            if is_http:
+            spoken = decision.spoken
+            upstream = await self._reach(request, recorded, for_tunnel=spoken != "http")
+            if self._spare is not None:
+                self._forget_spare()
+            if spoken == "http":
                 return await self._open_http(request, recorded, upstream)
-            self._relay_tunnel(request, recorded, upstream)
+            if spoken == "tls":
+                self._relay_tls(request, recorded, upstream)
+            else:
+                self._end_with_tunnel(upstream, recorded, error_response.ESTABLISHED)
         except (UpstreamError, MustNotGoOn) as found:
             await self._refuse(request, decision.refused(found.refusal), found.refusal)
         return False

@@ -82,7 +82,7 @@ class TunnelHandler(ConnectionHandler):
         if self._flow is not None:
             closed_by = "shutdown" if is_cancelled() else self._closed_by
             self._log(self._flow, 0, 0, closed_by)
-        self._client.close()
+        self._client.transport.close()
 
     async def _reset(self, decision: Decision) -> bool:
         """Record what a tunnel may not carry, then cut it: the client would take an answer of ours
@@ -94,17 +94,11 @@ class TunnelHandler(ConnectionHandler):
 
     # -- tunnels ----------------------------------------------------------------------------------
 
-    def _relay_tunnel(
-        self, request: ConnectRequest, recorded: Recorded, upstream: Upstream
-    ) -> None:
-        """Have a CONNECT answered, and its tunnel relayed, once `_serve` has returned."""
-        if self._spare is not None:
-            self._forget_spare()
-        decision = recorded.decision
-        if decision.spoken == "anything":
-            self._end_with_tunnel(upstream, recorded, error_response.ESTABLISHED)
-            return
+    def _relay_tls(self, request: ConnectRequest, recorded: Recorded, upstream: Upstream) -> None:
+        """Have a CONNECT answered, and its tunnel relayed once it has begun with the hello that it
+        must begin with."""
         self._is_established = True
+        decision = recorded.decision
         about = request.host, request.port, decision.allowing_verdict, decision.presented
         authorizer = HelloAuthorizer(self._proxy.policy, *about)
         retry = HelloRetry()
@@ -146,7 +140,6 @@ class TunnelHandler(ConnectionHandler):
     ) -> bool:
         """Answer a CONNECT whose tunnel must carry HTTP. Its requests are authorized one by one, as
         on a connection to the server itself; returns True if one has begun."""
-        self._forget_spare()
         self._is_established = True
         decision = recorded.decision
         about = request.host, request.port, decision.allowing_verdict, decision.presented
