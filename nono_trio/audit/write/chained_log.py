@@ -61,11 +61,15 @@ class AppendFile:
         self._torn = False
         # A recovery adds little, and must be possible on a disk that is nearly full.
         self._room = None if kept is None else Room(descriptor, kept)
+        self._free_until = 0  # an append that ends there needs no more room
 
     def hold_room(self) -> None:
         """Reserve the space for the last bytes; raises NoRoom."""
+        self._require(self.offset)
+
+    def _require(self, end: int) -> None:
         if self._room is not None:
-            self._room.require(self.offset)
+            self._free_until = self._room.require(end)
 
     def append(self, data: bytes, *, last: bool = False) -> None:
         """Append all of `data` or nothing; raises OSError with nothing appended.
@@ -76,21 +80,28 @@ class AppendFile:
         """
         if self._torn:
             self._cut_back()
-        end = self.offset + len(data)
-        if not last and self._room is not None:
-            self._room.require(end)
-        remaining = memoryview(data)
-        try:
-            while len(remaining) > (written := self.write(remaining)):
-                remaining = remaining[written:]
-        except OSError:
-            self._torn = len(remaining) < len(data)
-            if self._torn:
-                self._cut_back()
-            raise
+        size = len(data)
+        end = self.offset + size
+        if end > self._free_until and not last:
+            self._require(end)
+        written = self.write(data)
+        if written < size:
+            self._write_rest(memoryview(data)[written:])
         self.offset = end
 
-    def write(self, data: memoryview) -> int:
+    def _write_rest(self, data: memoryview) -> None:
+        """Go on after a short write. If that fails, the file is as before it, or cut back with the
+        next append."""
+        self._torn = True
+        try:
+            while data:
+                data = data[self.write(data) :]
+        except OSError:
+            self._cut_back()
+            raise
+        self._torn = False
+
+    def write(self, data: bytes | memoryview) -> int:
         """Write some of `data`, return how much: one system call, which tests let fail."""
         return os.write(self.descriptor, data)
 
@@ -133,6 +144,7 @@ class AppendFile:
         """Release the reserved space; nothing is appended any more. Raises OSError."""
         if self._room is not None:
             self._room.release(self.offset)
+            self._free_until = 0
 
     def close(self) -> None:
         """Close the descriptor; the file stays."""

@@ -44,20 +44,20 @@ class Room:
         self._held = 0
         self._asked = 0
 
-    def require(self, end: int) -> None:
+    def require(self, end: int) -> int:
         """Reserve space for `end` bytes and for the last ones after them; raises NoRoom.
 
-        Makes no system call until a chunk is used up.
+        Returns the end up to which no more need be required. Makes no system call until a chunk is
+        used up.
         """
         needed = end + self._kept
-        if needed <= self._asked:
-            return
-        require_floor(self._descriptor)
-        if not self._hold(needed + CHUNK):
-            # nothing can be reserved here: check the minimum again then
-            self._asked = needed + CHUNK
-            return
-        self._asked = self._held
+        if needed > self._asked:
+            require_floor(self._descriptor)
+            if self._hold(needed + CHUNK):
+                self._asked = self._held
+            else:  # nothing can be reserved here: check the minimum again then
+                self._asked = needed + CHUNK
+        return self._asked - self._kept
 
     def release(self, end: int) -> None:
         """Release the space after the first `end` bytes, which are the whole file."""

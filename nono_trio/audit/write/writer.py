@@ -179,7 +179,9 @@ class Writer:
         recorder = self.recorder
         if recorder.searched or recorder.waiting:
             items = [*recorder.take_searched(), *items, *recorder.take_waiting()]
-        pending, flows, lines = list[Pending](), list[Flow](), list[bytes]()
+        pending: list[Pending] = []
+        flows: list[Flow] = []
+        lines: list[bytes] = []
         for item in items:
             if isinstance(item, Pending):
                 pending.append(item)
@@ -300,7 +302,8 @@ class Writer:
             self.files.hold_for_seal(sum(map(len, encoded)), len(encoded))
         with self.watchdog:
             first = self.files.log.append(encoded, last=last)
-        self.totals.lost_reasons.clear()
+        if self.totals.lost_reasons:
+            self.totals.lost_reasons.clear()
         return first
 
     def _append_flows(self, flows: Sequence[Flow]) -> None:

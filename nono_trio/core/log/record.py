@@ -146,7 +146,8 @@ def encode_records(
 
     They are those of `encode_record` for each; the hashes are made here, with two calls fewer.
     """
-    lines, leaves = list[bytes](), list[bytes]()
+    lines: list[bytes] = []
+    leaves: list[bytes] = []
     copy_for_leaf, copy_for_chain = _leaf_prefix.copy, _chain_prefix.copy
     for number, event_json in enumerate(payloads, sequence):
         hasher = copy_for_leaf()

@@ -137,6 +137,24 @@ async def test_strict_ends_with_the_first(record: SessionRecord) -> None:
         record.seal(ENDED, writer.totals)
 
 
+async def test_a_record_whose_sync_failed_is_counted_because_it_is_in_the_log(
+    record: SessionRecord,
+) -> None:
+    record.files.log.file.flush = Once(3)  # type: ignore[method-assign]
+    writer = writer_of(record, "strict", "always", lambda _text: None)
+    with pytest.RaisesGroup(AuditLost, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.run)
+            with writer.recorder as recorder:
+                for _ in range(2):
+                    await recorder.record(denied("a.test"))
+                with pytest.raises(AuditLost):
+                    await recorder.record(denied("failed.test"))
+    log = (record.directory / "audit-events.ndjson").read_bytes()
+    assert (log.count(b"failed.test"), log.count(b"\n")) == (2, 3)
+    assert (writer.totals.denied, writer.totals.attempts.denied) == (3, 3)
+
+
 async def test_flows_that_fail_to_sync_leave_the_log_without_an_end(record: SessionRecord) -> None:
     """The summary would bind bytes that may be gone: `crashed`, whatever the audit mode."""
     record.files.flows.flush = Once(1)  # type: ignore[method-assign]
