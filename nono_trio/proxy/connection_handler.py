@@ -218,11 +218,16 @@ class ConnectionHandler(ABC):
     async def _record(self, decision: Decision) -> Recorded:
         """Commit a decision to the log, before it takes effect. Raises AuditBusy, AuditLost and
         SessionSealed."""
+        return Recorded(decision, await self._commit(decision))
+
+    def _commit(self, decision: Decision) -> Awaitable[int]:
+        """As `_record`, of a refusal, for which nobody needs a `Recorded`: once awaited, it may
+        take effect."""
         proxy = self._proxy
         self._has_recorded = True
         now, credentials = proxy.now(), proxy.credentials
         event = decision.event(now) if credentials is None else credentials.event(decision, now)
-        return Recorded(decision, await proxy.record(event, self._client.origin))
+        return proxy.record(event, self._client.origin)
 
     async def _connect(self, recorded: Recorded, *, for_tunnel: bool = True) -> Upstream:
         """Look up, check and dial an allowed host, or have the upstream proxy do so.

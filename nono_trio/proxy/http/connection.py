@@ -200,7 +200,7 @@ class HttpConnection(TunnelHandler):
         # `is_own` asks the system for its addresses, so it has no place in an authorizer.
         if (
             host.address
-            and self.authorizer is None
+            and authorizer is proxy.authorizer
             and proxy.resolver.is_own(host.name, request.port)
         ):
             return request, decision.refused(OWN)
@@ -256,10 +256,14 @@ class HttpConnection(TunnelHandler):
             await self._proxy.token_failures.record(decision, self._client.origin)
         else:
             keep = type(request) is HttpRequest and status != 503
-            await self._record(decision)
-        keep = keep and request.head.keep_alive and not request.has_open_body
-        more = request.has_open_body or bool(self._client.unread)
-        await self._answer(refusal, keep=keep, body=request.head.method != "HEAD", more=more)
+            await self._commit(decision)
+        head, comes_more = request.head, request.has_open_body
+        keep = keep and head.keep_alive and not comes_more
+        if keep or comes_more or self._client.unread:
+            await self._answer(refusal, keep=keep, body=head.method != "HEAD")
+        else:  # all was read, so that the close does not destroy the answer
+            text = _answer_text(refusal, close=True, body=head.method != "HEAD")
+            self._client.transport.send_last(text)
         return keep
 
     async def _refuse_malformed(self, raw: bytes, fault: BadRequest) -> bool:
@@ -279,25 +283,16 @@ class HttpConnection(TunnelHandler):
         await self._answer(refusal, keep=False, body=not raw.startswith(b"HEAD "))
         return False
 
-    async def _answer(self, refusal: Refusal, *, keep: bool, body: bool, more: bool = True) -> None:
-        """Send a refusal. If it is the last answer and `more` comes in, read that first: closing
-        with unread bytes could destroy the answer."""
-        client = self._client
-        if refusal.message_id is not None and body:
-            text = error_response.message_refusal(
-                refusal.message_id, refusal.reason, refusal.hint, close=not keep
-            )
-        else:
-            text = error_response.refusal(
-                refusal.status, refusal.reason, refusal.hint, close=not keep, body=body
-            )
+    async def _answer(self, refusal: Refusal, *, keep: bool, body: bool) -> None:
+        """Send a refusal. If it is the last answer, read what still comes: closing with unread
+        bytes could destroy the answer."""
+        client, seconds = self._client, self._proxy.limits.linger
+        text = _answer_text(refusal, close=not keep, body=body)
         if keep:
-            client.expire_in(self._proxy.limits.linger)
+            client.expire_in(seconds)
             await client.send(text)
-        elif more:
-            await client.drain(self._proxy.limits.linger, text)
         else:
-            client.transport.send_last(text)
+            await client.drain(seconds, text)
 
     def _reach(
         self, request: Request, recorded: Recorded, *, for_tunnel: bool
@@ -377,6 +372,14 @@ class HttpConnection(TunnelHandler):
         elif request.head.version == "1.0":  # there the end of the connection is the end of a body
             self._client.transport.reset()
         return False
+
+
+def _answer_text(refusal: Refusal, *, close: bool, body: bool) -> bytes:
+    """The answer to a refused request."""
+    reason, hint = refusal.reason, refusal.hint
+    if refusal.message_id is not None and body:
+        return error_response.message_refusal(refusal.message_id, reason, hint, close=close)
+    return error_response.refusal(refusal.status, reason, hint, close=close, body=body)
 
 
 class SharedHttpConnection(HttpConnection):
