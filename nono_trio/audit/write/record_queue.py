@@ -120,8 +120,9 @@ class RecordQueue(Generic[_Item]):
 
     def _announce(self) -> None:
         """Have written what was put in."""
-        self._is_due = self._write is not None and after_steps(self._write_after_steps)
-        if not self._is_due:
+        if self._write is not None and after_steps(self._write_after_steps):
+            self._is_due = True
+        else:
             self._rouse()
 
     def _write_after_steps(self) -> None:

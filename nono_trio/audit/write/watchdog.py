@@ -34,16 +34,14 @@ class AppendWatchdog:
     def __init__(self) -> None:
         self.stuck = False
         self.ends: list[Callable[[], None]] = []
-        self._number = 0
-        self._is_appending = False
+        self._append: object | None = None  # what stands for the append that is at work
         self._stopped = threading.Event()
 
     def __enter__(self) -> None:
-        self._number += 1
-        self._is_appending = True
+        self._append = object()
 
     def __exit__(self, *_: object) -> None:
-        self._is_appending = False
+        self._append = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -70,10 +68,11 @@ class AppendWatchdog:
     def _watch(self) -> None:
         # It counts its looks instead of time: it takes none while the whole process is stopped
         # (Ctrl-Z), so a stop is not mistaken for a disk that hangs.
-        number, looks = -1, 0
+        seen, looks = None, 0
         while not self._stopped.wait(LOOK_SECONDS):
-            is_same = self._is_appending and self._number == number
-            number, looks = self._number, looks + 1 if is_same else 0
+            now = self._append
+            looks = looks + 1 if now is not None and now is seen else 0
+            seen = now
             if looks >= STUCK_SECONDS and not self.stuck:
                 self.stuck = True
                 for end in [*self.ends]:
