@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
 
 
-class Endpoints(NamedTuple):
+class Endpoints(msgspec.Struct, frozen=True, gc=False):
     """A socket of a client: its own address and port, and those of the server.
 
     Addresses are text without a zone id, both of the same family.

@@ -61,7 +61,7 @@ class SocketDiag:
         self._socket = sock
         self._sequence = 0
         self._answer = bytearray(_MOST_ANSWER)
-        self._forms: dict[tuple[str, str, str, int], _Form] = {}
+        self._forms: dict[tuple[Literal["tcp", "udp"], str, str, int], _Form] = {}
 
     def close(self) -> None:
         """Give the socket back."""
@@ -78,7 +78,7 @@ class SocketDiag:
         found = [UNKNOWN] * len(asked)
         first = self._sequence = (self._sequence + AT_ONCE) & 0x3FFFFFFF
         forms = [self._form(ends) for ends in asked]
-        ports = [_PORT.pack(ends[2]) for ends in asked]
+        ports = [_PORT.pack(ends.port) for ends in asked]
         questions = [
             _START + _SEQUENCE.pack(sequence) + form[0] + port + form[1]
             for sequence, (form, port) in enumerate(zip(forms, ports, strict=True), first)
@@ -108,10 +108,10 @@ class SocketDiag:
 
     def _form(self, ends: Endpoints) -> _Form:
         """The form of the questions about connections of this address to this server."""
-        key = protocol, address, server, server_port = ends[0], ends[1], ends[3], ends[4]
+        key = ends.protocol, ends.address, ends.server, ends.server_port
         form = self._forms.get(key)
         if form is None:
-            form = _form(protocol, address, server, server_port)
+            form = _form(*key)
             if len(self._forms) >= _MOST_FORMS:
                 self._forms.clear()
             self._forms[key] = form
