@@ -189,11 +189,11 @@ class MemoryConnection:
         require(self.allowed(), "dialled before a record")
         return self.dial(arguments[-1][0]).transport
 
-    async def addresses(self, *_: object) -> Any:
-        """As `AddressResolver.addresses`."""
+    def known(self, *_: object) -> Any:
+        """As `AddressResolver.known`."""
         return self
 
-    name = None
+    name, addresses = None, ()
 
     async def __call__(self, _: object) -> tuple[Any, str]:
         """As `Dialler`."""
