@@ -85,16 +85,19 @@ class Totals:
         return self._network_events
 
     def keep_events(self, payloads: Sequence[Payload]) -> None:
-        """Keep the network events among records, as far as they are some of the first."""
+        """Keep the network events among records, which are not counted, if they are some of the
+        first."""
+        self._settle()
+        self._keep([payload.event for payload in payloads if isinstance(payload, Network)])
+
+    def _keep(self, events: Sequence[NetworkEvent]) -> None:
         left = MAX_NETWORK_EVENTS - len(self._network_events)
         if left > 0:
-            events = [payload.event for payload in payloads if isinstance(payload, Network)]
             self._network_events += events[:left]
 
     def _settle(self) -> None:
         """Count the records that are kept."""
         kept, self._kept = self._kept, []
-        self.keep_events(kept)
         for kind, payloads in groupby(kept, type):
             if kind is Network:
                 self._count([*payloads])
@@ -104,7 +107,9 @@ class Totals:
     def _count(self, records: Sequence[Payload]) -> None:
         """Count network records, those of one kind together."""
         numbers = defaultdict[object, int](count().__next__)  # of the kinds, from 0
-        order = [*map(numbers.__getitem__, map(_kind_of, map(_event_of, records)))]
+        events = [*map(_event_of, records)]
+        self._keep(events)
+        order = [*map(numbers.__getitem__, map(_kind_of, events))]
         kinds = [*dict(zip(order, records, strict=True)).values()]
         for kind, times in Counter(order).items():
             self._tally.add(kinds[kind], times)
