@@ -346,10 +346,12 @@ class ConnectionHandler(ABC):
         return upstream
 
     def _start_flow(self, upstream: Upstream, recorded: Recorded) -> FlowStart:
-        name, proxy = upstream.name, self._proxy
-        if name is not None and proxy.credentials is not None:
-            name = proxy.credentials.shown_name(name)
-        return FlowStart(recorded, upstream.address, proxy.now(), name)
+        proxy, name = self._proxy, upstream.name
+        start = FlowStart(recorded, upstream.address, proxy.now())
+        if name is not None:
+            credentials = proxy.credentials
+            start.name = name if credentials is None else credentials.shown_name(name)
+        return start
 
     def _log(self, start: FlowStart, sent: int, received: int, closed_by: ClosedBy) -> None:
         """Log what moved; neither waits nor raises, so that it may be called while cancelled."""

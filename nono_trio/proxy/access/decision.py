@@ -235,7 +235,7 @@ class FlowStart(msgspec.Struct):
     recorded: Recorded
     address: str | None
     opened_unix_ms: int
-    name: str | None = None
+    name: str | UnsetType = UNSET
     started: float = msgspec.field(default_factory=time.monotonic)
 
     def end(
@@ -260,7 +260,7 @@ class FlowStart(msgspec.Struct):
             bytes_up=bytes_up,
             bytes_down=bytes_down,
             closed_by=closed_by,
-            name=self.name or UNSET,
+            name=self.name,
             status=status,
             first_byte_ms=UNSET if first_byte is None else int((first_byte - started) * 1000),
         )

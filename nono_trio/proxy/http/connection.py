@@ -90,8 +90,8 @@ class HttpConnection(TunnelHandler):
         except BadRequest as fault:
             return await self._refuse_malformed(raw or client.unread, fault)
         others: Sequence[Decision] = ()
-        is_judged = decision.endpoint is not None and decision.messages is not None
-        if is_judged and type(request) is HttpRequest:
+        has_messages = decision.endpoint is not None and decision.messages is not None
+        if has_messages and type(request) is HttpRequest:
             await become_task()
             decision, *others = await self._judge_messages(request, decision)
         guard = None

@@ -59,11 +59,11 @@ class Client:
         table: ClientTable,
         origin: RecordOrigin | None = None,
     ) -> None:
-        self._waker = Waker()
-        self.tcp = TcpTransport(sock, "client", self._waker, readiness)
+        self._waker = waker = Waker()
+        self.tcp = tcp = TcpTransport(sock, "client", waker, readiness)
         """The accepted connection. Its `waker` wakes the client's task; the upstream's transport
         has the same one."""
-        self.transport: Transport = self.tcp
+        self.transport: Transport = tcp
         """Requests are read from it and answered on it. It is `tcp` until TLS is put over that."""
         self.origin = origin
         """The origin of the socket, for the records of its requests."""
