@@ -170,7 +170,10 @@ class Waker:
         one = self._stepped
         if one is not None:
             self._stepped = None
-            one.queue.add(one)
+            queue = one.queue
+            queue.due.append(one)
+            if not queue.is_held:
+                queue.rouse()
         elif self._task is None:
             self._woken = True
         else:
@@ -255,7 +258,8 @@ class StepQueue:
         """`run_due` is at work or will be called at once, so `run` need not be woken."""
         self.running = _here.running
         self._is_open = True
-        self._due: deque[Stepped] = deque()
+        self.due: deque[Stepped] = deque()
+        """Those that go on next. One that is in no step any more is passed over."""
         self._after: list[Callable[[], None]] = []
         self._members: dict[Stepped, None] = {}
         self._resting: Task | None = None
@@ -273,11 +277,10 @@ class StepQueue:
         self.add(one)
 
     def add(self, one: Stepped) -> None:
-        """For a coroutine that is woken: make it due. One that is in no step any more is passed
-        over."""
-        self._due.append(one)
+        """For a coroutine that is woken: make it due."""
+        self.due.append(one)
         if not self.is_held:
-            self._rouse()
+            self.rouse()
 
     def begin_turn(self) -> float:
         """Begin a turn of the dispatcher; return when it ends."""
@@ -292,7 +295,7 @@ class StepQueue:
         need their turn."""
         if ends is None:
             ends = perf_counter() + MAX_SECONDS
-        due, members, left = self._due, self._members, MAX_STEPS
+        due, members, left = self.due, self._members, MAX_STEPS
         in_time = goes_on = True
         self.is_held = True
         while due and left and goes_on:
@@ -308,7 +311,7 @@ class StepQueue:
             goes_on = self._conclude() and in_time
         self.is_held = False
         if due or self.running.turns.waiting:
-            self._rouse()
+            self.rouse()
         return in_time
 
     def call_after(self, call: Callable[[], None]) -> None:
@@ -333,7 +336,7 @@ class StepQueue:
             while True:
                 turns.begin()
                 self.run_due()
-                if self._due or turns.waiting:
+                if self.due or turns.waiting:
                     await trio.lowlevel.checkpoint()
                 else:
                     self._resting = current_task()
@@ -355,13 +358,14 @@ class StepQueue:
         self._is_open = False
         for one in [*self._members]:
             self.move(one, one.coroutine)
-        self._due.clear()
+        self.due.clear()
 
     def _rouse_unless_held(self) -> None:
         if not self.is_held:
-            self._rouse()
+            self.rouse()
 
-    def _rouse(self) -> None:
+    def rouse(self) -> None:
+        """Have `run` look for what is due."""
         task, self._resting = self._resting, None
         if task is not None:
             reschedule(task)

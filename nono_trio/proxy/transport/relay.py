@@ -56,6 +56,11 @@ class Sieve(Protocol):
         ...
 
 
+# How much a direction has moved; combined by `|` for both.
+LITTLE: Final = 0
+MUCH: Final = 1  # SPLICE_FROM bytes or more
+MORE: Final = 3  # and there may be more
+
 SIEVED: Final = 64 * 1024  # bytes of one read that a sieve gets, for other tasks to get a turn
 PEER_ENDED: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN})
 
@@ -111,23 +116,37 @@ class Direction:
         self.sieve = sieve
         self.is_busy = True
 
-    def pump(self, most: int) -> bool:
-        """Move bytes without waiting. Returns True if `most` were moved and there may be more; a
-        read may go beyond. Raises SideFailed, and what `look` and `sieve` raise."""
+    def pump(self, most: int) -> int:
+        """Move bytes without waiting. Returns MORE if `most` were moved and there may be more; a
+        read may go beyond. Otherwise MUCH or LITTLE. Raises SideFailed, and what `look` and `sieve`
+        raise."""
         if self.is_busy:
             if self.sieve is not None:
                 return self._pump_through(self.sieve, most)
             if not self._send_what_waits():
-                return False
+                return LITTLE
         source, buffer = self.source, self._buffer
-        stop = self.moved + most
         while source.readable and not self.done:
-            if self.moved >= stop:
-                return True
+            if self.moved >= BULK_AFTER:
+                return self._pump_bulk(most)
+            count = source.try_receive_into(buffer.space, SMALL_READ)
+            if not count:
+                self.done = count == 0
+                break
+            if not self._pass_on(buffer.space[:count], count):
+                break
+        return LITTLE
+
+    def _pump_bulk(self, most: int) -> int:
+        """As `pump`, for a direction that has moved much before."""
+        source, buffer, start = self.source, self._buffer, self.moved
+        while source.readable and not self.done:
+            if self.moved - start >= most:
+                return MORE
             room = SMALL_READ
-            if self.moved >= BULK_AFTER and buffer.held < MAX_HELD:
+            if buffer.held < MAX_HELD:
                 if self._comes_large and self._may_splice and self.look is None:
-                    splice = self._splice_from(stop - self.moved)
+                    splice = self._splice_from(start + most - self.moved)
                     if splice is not None:
                         self._comes_large = splice.held >= SPLICE_FROM
                         if self._send_spliced(splice):
@@ -140,14 +159,19 @@ class Direction:
                 break
             if count >= SPLICE_FROM:
                 self._comes_large = True
-            piece = buffer.space[:count]
-            if self.look is not None and self.look(piece):
-                self.look = None
-            sent = self.sink.try_send(piece)
-            self.moved += sent
-            if sent < count:
-                self._hold(bytes(piece[sent:]))
+            if not self._pass_on(buffer.space[:count], count):
                 break
+        return MUCH if self.moved - start >= SPLICE_FROM else LITTLE
+
+    def _pass_on(self, piece: memoryview, count: int) -> bool:
+        """Send what was read, or hold what does not fit; whether nothing is left to send."""
+        if self.look is not None and self.look(piece):
+            self.look = None
+        sent = self.sink.try_send(piece)
+        self.moved += sent
+        if sent == count:
+            return True
+        self._hold(bytes(piece[sent:]))
         return False
 
     def _send_what_waits(self) -> bool:
@@ -159,15 +183,15 @@ class Direction:
         self.is_busy = False
         return True
 
-    def _pump_through(self, sieve: Sieve, most: int) -> bool:
+    def _pump_through(self, sieve: Sieve, most: int) -> int:
         """As `pump`."""
+        start = self.moved
         self._hold(sieve.ready())
         if self.held and not self._send_held():
-            return False
-        stop = self.moved + most
+            return LITTLE
         while self.source.readable and not self.done:
-            if self.moved >= stop:
-                return True
+            if self.moved - start >= most:
+                return MORE
             data = self.source.try_receive(SIEVED)
             if not data:
                 self.done = data is not None
@@ -175,7 +199,7 @@ class Direction:
             self._hold(sieve.take(data))
             if self.held and not self._send_held():
                 break
-        return False
+        return MUCH if self.moved - start >= SPLICE_FROM else LITTLE
 
     def release(self) -> None:
         """Drop the bytes that are held."""
@@ -242,7 +266,6 @@ class Relay:
     __slots__ = (
         "_first_ended",
         "_has_ended",
-        "_is_more",
         "_most",
         "_moved",
         "closed_by",
@@ -256,9 +279,8 @@ class Relay:
         self.closed_by: ClosedBy = "shutdown"
         self._first_ended: Direction | None = None
         self._has_ended = False
-        self._is_more = False
+        self._moved = LITTLE
         self._most = BULK_AFTER
-        self._moved = 0
 
     async def run(self, rest: Rest) -> None:
         """Move bytes until both directions have ended or a side broke. `rest` calls `move`, each
@@ -271,10 +293,9 @@ class Relay:
                     await rest(self._move)
                 if self._has_ended:
                     return
-                if self._moved >= SPLICE_FROM:
-                    await move_much()
-                    self._most = TURN_BYTES
-                if self._is_more:
+                await move_much()
+                self._most = TURN_BYTES
+                if self._moved >= MORE:
                     await turn()
         except SideFailed as failure:
             self.closed_by = self._ended_by() or _blamed(failure)
@@ -282,20 +303,19 @@ class Relay:
     def _move(self) -> bool:
         """Move what has come. Returns True if nothing is left to do but to wait. Raises as
         `pump`."""
-        up, down, most = self.up, self.down, self._most
+        up, down = self.up, self.down
         near, far = up.source, down.source
-        before, more = up.moved + down.moved, False
+        moved = LITTLE
         # A direction without anything to move is not asked for it.
         if near.readable or up.is_busy:
-            more = up.pump(most)
+            moved = up.pump(self._most)
         if far.readable or down.is_busy:
-            more = down.pump(most) or more
+            moved |= down.pump(self._most)
         if (up.done or down.done) and self._pass_ends():
             self._end("client")
             return False
-        self._is_more = more
-        self._moved = up.moved + down.moved - before
-        if more or self._moved >= SPLICE_FROM:
+        if moved:
+            self._moved = moved
             return False
         if near.failed:  # a wait for the far end to take bytes would not end
             self._end(near.side)

@@ -27,6 +27,7 @@ from running_proxy import BOUND
 from nono_trio.proxy.limits import BULK_AFTER, PIPE_BYTES, TURN_BYTES
 from nono_trio.proxy.transport import relay as relaying
 from nono_trio.proxy.transport import splice
+from nono_trio.proxy.transport.relay import MORE
 from nono_trio.proxy.transport.splice import splice_between
 from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.transport import SideFailed
@@ -113,7 +114,7 @@ def test_a_turn_moves_no_more_than_other_tasks_may_be_kept_waiting_for(monkeypat
         turns = []
         while sum(turns) < sent:
             before = two.relay.down.moved
-            may_have_more = two.relay.down.pump(50_000)
+            may_have_more = two.relay.down.pump(50_000) == MORE
             turns.append(two.relay.down.moved - before)
             assert may_have_more or turns[-1] < 50_000
         assert max(turns) == 50_000
@@ -154,7 +155,7 @@ def test_urgent_data_neither_ends_a_stream_nor_stalls_it(monkeypatch):
         two.server.shutdown(socket.SHUT_WR)
         two.far.ending = True
         assert two.drain(len(b"beforeafter")) == b"beforeafter"
-        wait_until(lambda: two.relay.down.pump(TURN_BYTES) or two.relay.down.done)
+        wait_until(lambda: two.relay.down.pump(TURN_BYTES) == MORE or two.relay.down.done)
         assert two.relay.down.moved - before == len(b"beforeafter")
 
 
@@ -180,10 +181,10 @@ def test_what_must_be_seen_is_not_spliced(monkeypatch):
         two.relay.down.put_through(Sieve())
         for piece in (b"one", b"two", b"three"):
             two.client.send(piece)
-            wait_until(lambda: two.relay.up.pump(TURN_BYTES) or in_flight(two) == 0)
+            wait_until(lambda: two.relay.up.pump(TURN_BYTES) == MORE or in_flight(two) == 0)
         for piece in (b"four", b"five"):
             two.server.send(piece)
-            wait_until(lambda: two.relay.down.pump(TURN_BYTES) or in_flight(two) == 0)
+            wait_until(lambda: two.relay.down.pump(TURN_BYTES) == MORE or in_flight(two) == 0)
         assert bytes(seen) == b"onetwofourfive"
         assert (read_all(two.server), read_all(two.client)) == (b"onetwothree", b"fourfive")
 
@@ -251,7 +252,7 @@ def test_what_a_pipe_holds_when_the_sink_dies_does_not_count_as_moved():
         moved = down.moved
         kill(two.client)
         with pytest.raises(SideFailed) as failed:
-            wait_until(lambda: down.pump(TURN_BYTES))
+            wait_until(lambda: down.pump(TURN_BYTES) == MORE)
         assert failed.value.side == "client"
         assert failed.value.errno in relaying.PEER_ENDED
         assert (down.moved, two.buffer.held) == (moved, held)
