@@ -24,7 +24,6 @@ import math
 import threading
 from collections import deque
 from contextlib import suppress
-from functools import partial
 from time import perf_counter
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 MAX_STEPS: Final = 128
 MAX_SECONDS: Final = 0.005
 
-_WAIT: Final = "wait"
+WAIT: Final = "wait"
 _BECOME_TASK: Final = "become a task"
 _MARK: Final = "waits_in_steps"
 
@@ -70,7 +69,7 @@ class _Here(threading.local):
         self.running = _Running()
 
 
-_here = _Here()
+here = _Here()
 
 
 class Stepped:
@@ -113,7 +112,7 @@ class Stepped:
             self.look = None
         try:
             trap = body.send(None) if error is None else body.throw(error)
-            while trap is not _WAIT:
+            while trap is not WAIT:
                 if trap is _BECOME_TASK:
                     self.queue.move(self, body)
                     return False
@@ -131,7 +130,7 @@ class Stepped:
         """As `suspend`."""
         self.is_woken = False
         try:
-            yield _WAIT
+            yield WAIT
         except BaseException:
             forget(None)
             raise
@@ -149,100 +148,9 @@ class Stepped:
     def take_turn(self) -> Generator[Any, Any, None]:
         """As `turn`."""
         self.queue.add(self)
-        yield _WAIT
+        yield WAIT
         if self.queue.running.one is not self:  # as above
             yield from trio.lowlevel.checkpoint()  # noqa: ASYNC105  (as `await`, in a generator)
-
-
-class Waker:
-    """Puts one coroutine to sleep and wakes it. A wake before the sleep ends the next sleep at
-    once."""
-
-    __slots__ = ("_stepped", "_task", "_woken")
-
-    def __init__(self) -> None:
-        self._stepped: Stepped | None = None
-        self._task: Task | None = None
-        self._woken = False
-
-    def wake(self) -> None:
-        """Let the coroutine go on, now or at its next `sleep`."""
-        one = self._stepped
-        if one is not None:
-            self._stepped = None
-            queue = one.queue
-            queue.due.append(one)
-            if not queue.is_held:
-                queue.rouse()
-        elif self._task is None:
-            self._woken = True
-        else:
-            task, self._task = self._task, None
-            _here.running.turns.wake(task)
-
-    @coroutine
-    def sleep(self) -> Generator[Any, Any, None]:
-        """Wait for `wake`. No checkpoint if it came already; if cancelled, no wake is lost."""
-        if not self._woken:
-            one = self._stepped = _here.running.one
-            if one is None:
-                yield from self._sleep_as_task()
-            else:
-                try:
-                    yield _WAIT
-                finally:
-                    was_woken, self._stepped = self._stepped is None, None
-                if not was_woken:  # the steps have ended, and it is a task now
-                    yield from self._sleep_as_task()
-        self._woken = False  # also wakes since the first one: the caller tries all its transports
-
-    @coroutine
-    def sleep_while(self, look: Look) -> Generator[Any, Any, None]:
-        """`sleep` again and again, until `look`, which is called after each, returns False. It must
-        not wait. Raises what it raises.
-
-        In steps only `look` is called at a wake, and the coroutine goes on at the end: a chain of
-        ten coroutines that go on costs more than what is done for most wakes."""
-        one = _here.running.one
-        if one is not None:
-            if self._woken and not self._look_again(one, look):
-                return
-            self._stepped = one
-            one.look = partial(self._look_again, one, look)
-            try:
-                yield _WAIT
-            finally:
-                was_woken, self._stepped = self._stepped is None, None
-                has_ended, one.look = one.look is None, None
-            if has_ended:
-                return
-            if not was_woken:  # as in `sleep`
-                yield from self._sleep_as_task()
-            self._woken = False
-            if not look():
-                return
-        while True:
-            yield from self.sleep()
-            if not look():
-                return
-
-    def _look_again(self, one: Stepped, look: Look) -> bool:
-        """In a step: return whether the sleep goes on."""
-        while True:
-            self._woken = False  # as in `sleep`
-            if not look():
-                return False
-            if not self._woken:
-                self._stepped = one
-                return True
-
-    async def _sleep_as_task(self) -> None:
-        task = self._task = current_task()
-        await _here.running.turns.wait(task, self._abort)
-
-    def _abort(self, _: object) -> Abort:
-        self._task = None
-        return Abort.SUCCEEDED
 
 
 class StepQueue:
@@ -256,7 +164,7 @@ class StepQueue:
         self.give: GiveToTask = start_task
         self.is_held = False
         """`run_due` is at work or will be called at once, so `run` need not be woken."""
-        self.running = _here.running
+        self.running = here.running
         self._is_open = True
         self.due: deque[Stepped] = deque()
         """Those that go on next. One that is in no step any more is passed over."""
@@ -377,7 +285,7 @@ class StepQueue:
 
 def sleeper() -> Stepped | Task:
     """Return who is running, for `suspend` and `resume`."""
-    return _here.running.one or current_task()
+    return here.running.one or current_task()
 
 
 def suspend(one: Stepped | Task, forget: Forget) -> Awaitable[None]:
@@ -385,7 +293,7 @@ def suspend(one: Stepped | Task, forget: Forget) -> Awaitable[None]:
     fails; it must see to it that `resume` is not called, and return SUCCEEDED."""
     if type(one) is Stepped:
         return one.wait(forget)
-    return _here.running.turns.wait(one, forget)  # type: ignore[arg-type]  # it has no subclass
+    return here.running.turns.wait(one, forget)  # type: ignore[arg-type]  # it has no subclass
 
 
 def resume(one: Stepped | Task) -> None:
@@ -393,13 +301,13 @@ def resume(one: Stepped | Task) -> None:
     if type(one) is Stepped:
         one.wake()
     else:
-        _here.running.turns.wake(one)  # type: ignore[arg-type]  # as above
+        here.running.turns.wake(one)  # type: ignore[arg-type]  # as above
 
 
 def after_steps(call: Callable[[], None]) -> bool:
     """In a step: have `call`, which must neither wait nor raise, called once the steps that are due
     have run; what it wakes goes on in the same turn. Returns False outside of a step."""
-    one = _here.running.one
+    one = here.running.one
     if one is None:
         return False
     one.call_after(call)
@@ -408,14 +316,14 @@ def after_steps(call: Callable[[], None]) -> bool:
 
 def turn() -> Awaitable[None]:
     """Let all others that are due go on first. A checkpoint in a task."""
-    running = _here.running
+    running = here.running
     return running.turns.take() if running.one is None else running.one.take_turn()
 
 
 @coroutine
 def become_task() -> Generator[Any, Any, None]:
     """From here on, be a task of trio's; for a task it does nothing."""
-    if _here.running.one is not None:
+    if here.running.one is not None:
         yield _BECOME_TASK
 
 
@@ -423,12 +331,12 @@ async def move_much() -> None:
     """Become a task that moves much: while many such tasks move, it waits for its turns. A task
     must run in `go_on`, which notes its end; without that it would count as moving for ever."""
     await become_task()
-    _here.running.turns.join()
+    here.running.turns.join()
 
 
 def is_cancelled() -> bool:
     """Return whether this task is cancelled. A coroutine in steps never is."""
-    return _here.running.one is None and trio.current_effective_deadline() == -math.inf
+    return here.running.one is None and trio.current_effective_deadline() == -math.inf
 
 
 def stepwise(call: _Call) -> _Call:
@@ -456,7 +364,7 @@ def start_task(body: Body, nursery: trio.Nursery) -> None:
 
 async def go_on(body: Body) -> None:
     """Go on with a coroutine that may have begun. Raises what it raises."""
-    turns = _here.running.turns
+    turns = here.running.turns
     await turns.enter()
     try:
         await _delegate(body)

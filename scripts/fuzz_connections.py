@@ -36,8 +36,8 @@ from nono_trio.proxy.intercept.interfaces import HTTP2
 from nono_trio.proxy.limits import ProxyLimits
 from nono_trio.proxy.transport.client import Client, ClientTable, Expired
 from nono_trio.proxy.transport.relay import RelayBuffer
-from nono_trio.steps import Waker
 from nono_trio.testing import MemoryRecorder
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,6 @@ from nono_trio.steps import (
     MAX_SECONDS,
     MAX_STEPS,
     StepQueue,
-    Waker,
     after_steps,
     become_task,
     in_task_unless_stepwise,
@@ -29,6 +28,7 @@ from nono_trio.steps import (
     stepwise,
     turn,
 )
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,8 +9,9 @@ import pytest
 import trio
 from running_proxy import BOUND
 
-from nono_trio.steps import MAX_SECONDS, StepQueue, Waker, go_on, move_much, turn
+from nono_trio.steps import MAX_SECONDS, StepQueue, go_on, move_much, turn
 from nono_trio.task_turns import FEW, MOST
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

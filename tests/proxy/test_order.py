@@ -12,8 +12,9 @@ from running_proxy import AUTH, BOUND, QUICK, TOKEN, Wire, connect, http, runnin
 from nono_trio.core.log.events import Network, encode_payload
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
 from nono_trio.proxy.transport.client import Client
-from nono_trio.steps import Waker, stepwise
+from nono_trio.steps import stepwise
 from nono_trio.testing import FailingRecorder, FakeResolver, LoopbackDialler, MemoryRecorder
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from nono_trio.core.log.events import NetworkEvent

@@ -32,7 +32,7 @@ from nono_trio.sandbox.filesystem import policy_groups
 from nono_trio.sandbox.filesystem.plan import FileOptions, plan_files
 from nono_trio.sandbox.filesystem.system_paths import LINUX, MACOS
 from nono_trio.sandbox.launcher.nono_py import library_path, load_library
-from nono_trio.steps import Waker
+from nono_trio.waker import Waker
 
 RESET = 54  # ECONNRESET in Darwin's <errno.h>
 

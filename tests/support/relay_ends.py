@@ -18,7 +18,7 @@ from nono_trio.proxy.transport import relay as relaying
 from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.transport import TcpTransport
-from nono_trio.steps import Waker
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

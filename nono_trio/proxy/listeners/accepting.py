@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from nono_trio.proxy.listeners.origin import origins_at
-from nono_trio.steps import Waker
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

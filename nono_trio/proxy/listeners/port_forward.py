@@ -24,7 +24,8 @@ from nono_trio.proxy.listeners.origin import origin_of
 from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.transport import TcpTransport
-from nono_trio.steps import Waker, start_task
+from nono_trio.steps import start_task
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator

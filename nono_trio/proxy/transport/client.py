@@ -17,7 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.proxy.transport.transport import TcpTransport
-from nono_trio.steps import Waker, turn
+from nono_trio.steps import turn
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     import socket

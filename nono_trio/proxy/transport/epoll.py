@@ -27,7 +27,7 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nono_trio.steps import Waker
+    from nono_trio.waker import Waker
 
 Side: TypeAlias = Literal["client", "upstream"]
 

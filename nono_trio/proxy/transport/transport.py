@@ -42,7 +42,7 @@ from nono_trio.proxy.transport.epoll import Watch
 
 if TYPE_CHECKING:
     from nono_trio.proxy.transport.epoll import Readiness, Side
-    from nono_trio.steps import Waker
+    from nono_trio.waker import Waker
 
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, wait 0 seconds
 

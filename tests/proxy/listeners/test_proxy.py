@@ -20,8 +20,9 @@ from nono_trio.core.policy.network_policy import Policy
 from nono_trio.proxy.limits import ACCEPT_BACKOFF
 from nono_trio.proxy.listeners.proxy import Proxy
 from nono_trio.proxy.transport.client import Client, Expired
-from nono_trio.steps import Waker, become_task
+from nono_trio.steps import become_task
 from nono_trio.testing import FakeResolver, LoopbackDialler, MemoryRecorder
+from nono_trio.waker import Waker
 
 LOOPBACK = ["127.0.0.1:*"]
 

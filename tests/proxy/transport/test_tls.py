@@ -25,7 +25,7 @@ from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.tls_records import BATCH, RecordBatches
 from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
-from nono_trio.steps import Waker
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -21,8 +21,8 @@ from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
-from nono_trio.steps import Waker
 from nono_trio.testing import MemoryRecorder
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -23,7 +23,7 @@ from nono_trio.proxy.http.http2.stream import UpstreamPeer
 from nono_trio.proxy.intercept.interfaces import HTTP2
 from nono_trio.proxy.transport.client import Client, Expired
 from nono_trio.proxy.transport.transport import TcpTransport
-from nono_trio.steps import Waker
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from nono_trio.proxy.access.decision import Recorded
