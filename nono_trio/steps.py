@@ -5,7 +5,7 @@ part of a connection. A step costs a tenth of it. One coroutine goes both ways, 
 actions is written once.
 
 Rules of this file:
-- In a step, only `Waker.sleep`, `suspend` and `turn` wait. Whatever belongs to a task (scopes,
+- In a step, only `Waker`s and `turn` wait. Whatever belongs to a task (scopes,
   nurseries, locks, events, sleeps, threads) comes after `become_task`, which never goes back.
 - What waits by a bare `yield` is a generator, which costs less than a coroutine that awaits one:
   `await` takes it, and trio's `start_soon` does not.
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     Body: TypeAlias = Coroutine[Any, Any, None]
     GiveToTask: TypeAlias = Callable[[Body, trio.Nursery], None]
     """Has a task of the nursery go on with a coroutine that has begun."""
-    Forget: TypeAlias = Callable[[object], Abort]
     Look: TypeAlias = Callable[[], bool]
 
 # Before other tasks get their turn. Most steps take 40 us; those of bodies and large heads, 1 ms.
@@ -73,9 +72,9 @@ here = _Here()
 
 
 class Stepped:
-    """One coroutine that has no task yet. `wake` must be called once for each `suspend`."""
+    """One coroutine that has no task yet."""
 
-    __slots__ = ("_task", "coroutine", "is_woken", "look", "nursery", "queue")
+    __slots__ = ("coroutine", "look", "nursery", "queue")
 
     def __init__(self, body: Body, nursery: trio.Nursery, queue: StepQueue) -> None:
         self.coroutine = body
@@ -83,16 +82,6 @@ class Stepped:
         self.queue = queue
         self.look: Look | None = None
         """What `Waker.sleep_while` calls at each wake."""
-        self.is_woken = False
-        self._task: Task | None = None
-
-    def wake(self) -> None:
-        """Let the coroutine go on soon."""
-        self.is_woken = True
-        if self._task is None:
-            self.queue.add(self)
-        else:
-            reschedule(self._task)
 
     def call_after(self, call: Callable[[], None]) -> None:
         """As `after_steps`."""
@@ -126,31 +115,12 @@ class Stepped:
         return False
 
     @coroutine
-    def wait(self, forget: Forget) -> Generator[Any, Any, None]:
-        """As `suspend`."""
-        self.is_woken = False
-        try:
-            yield WAIT
-        except BaseException:
-            forget(None)
-            raise
-        if not self.is_woken:  # the steps have ended, and it is a task now
-            yield from self._wait_as_task(forget)
-
-    async def _wait_as_task(self, forget: Forget) -> None:
-        self._task = current_task()
-        try:
-            await wait_task_rescheduled(forget)
-        finally:
-            self._task = None
-
-    @coroutine
     def take_turn(self) -> Generator[Any, Any, None]:
         """As `turn`."""
         self.queue.add(self)
         yield WAIT
-        if self.queue.running.one is not self:  # as above
-            yield from trio.lowlevel.checkpoint()  # noqa: ASYNC105  (as `await`, in a generator)
+        if self.queue.running.one is not self:  # the steps have ended, and it is a task now
+            yield from trio.lowlevel.checkpoint()  # noqa: ASYNC105  (`await`, in a generator)
 
 
 class StepQueue:
@@ -281,27 +251,6 @@ class StepQueue:
     def _stop_resting(self, _: object) -> Abort:
         self._resting = None
         return Abort.SUCCEEDED
-
-
-def sleeper() -> Stepped | Task:
-    """Return who is running, for `suspend` and `resume`."""
-    return here.running.one or current_task()
-
-
-def suspend(one: Stepped | Task, forget: Forget) -> Awaitable[None]:
-    """Wait until `resume(one)`, called once. `forget` is called instead if the wait is cancelled or
-    fails; it must see to it that `resume` is not called, and return SUCCEEDED."""
-    if type(one) is Stepped:
-        return one.wait(forget)
-    return here.running.turns.wait(one, forget)  # type: ignore[arg-type]  # it has no subclass
-
-
-def resume(one: Stepped | Task) -> None:
-    """Let a coroutine that waits in `suspend` go on."""
-    if type(one) is Stepped:
-        one.wake()
-    else:
-        here.running.turns.wake(one)  # type: ignore[arg-type]  # as above
 
 
 def after_steps(call: Callable[[], None]) -> bool:

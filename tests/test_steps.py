@@ -21,9 +21,9 @@ from nono_trio.steps import (
     StepQueue,
     after_steps,
     become_task,
+    here,
     in_task_unless_stepwise,
     is_cancelled,
-    sleeper,
     start_task,
     stepwise,
     turn,
@@ -218,7 +218,7 @@ async def test_a_wait_that_has_failed_is_woken_no_more():
     failing, lasting, steppers, seen = Waker(), Waker(), [], []
 
     async def body() -> None:
-        steppers.append(sleeper())
+        steppers.append(here.running.one)
         with pytest.raises(ValueError, match="x"):
             await failing.sleep()
         await lasting.sleep()

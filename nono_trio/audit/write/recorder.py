@@ -15,7 +15,8 @@ import trio
 
 from nono_trio.core.log.events import Network
 from nono_trio.errors import AuditBusy, AuditLost, SessionSealed
-from nono_trio.steps import become_task, resume, sleeper, stepwise, suspend
+from nono_trio.steps import become_task, stepwise
+from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from nono_trio.audit.write.record_queue import RecordQueue
     from nono_trio.core.log.events import Flow, NetworkEvent, Payload
     from nono_trio.core.log.processes import Found, RecordOrigin, Sought
-    from nono_trio.steps import Stepped
 
     Item: TypeAlias = "Pending | Flow | bytes"
     """An entry of the queue: a record, or a line of flows.ndjson or of processes.ndjson."""
@@ -59,23 +59,16 @@ class Pending(msgspec.Struct, eq=False):
     described: trio.Event | None = None
     answer: int | Exception | None = None
     """The record's sequence, or the error if it is not in the log; None until then."""
-    producer: Stepped | trio.lowlevel.Task | None = None
-    """Who waits for the answer."""
+    waker: Waker | None = None
+    """Wakes the producer, which waits for the answer."""
 
     def settle(self, answer: int | Exception) -> None:
         """Wake the producer: with a sequence (the record is in the log, or counted as lost) it may
         act, with an error it must not. Only the first answer counts."""
         if self.answer is None:
             self.answer = answer
-            producer = self.producer
-            if producer is not None:
-                self.producer = None
-                resume(producer)
-
-    def forget(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        """For a producer that is cancelled: nobody waits any more."""
-        self.producer = None
-        return trio.lowlevel.Abort.SUCCEEDED
+            if self.waker is not None:
+                self.waker.wake()
 
 
 class RecordsDecisions(Protocol):
@@ -154,8 +147,8 @@ class Recorder:
         if not self._queue.put(pending) and not await self._put_slowly(pending):
             return NOT_RECORDED
         if pending.answer is None:
-            producer = pending.producer = sleeper()
-            await suspend(producer, pending.forget)
+            pending.waker = Waker()
+            await pending.waker.sleep()
         sequence = pending.answer
         if not isinstance(sequence, int):
             raise sequence or AssertionError("released without an answer")
