@@ -82,7 +82,7 @@ class AwaitFault(trio.abc.Instrument):
 
 
 STEPS = "nono_trio.steps"
-PLUMBING = ("TaskTurns.wait", "Waker._sleep_as_task")
+PLUMBING = ("TaskTurns.wait", "Waker._sleep_as_task", "Waker.sleep", "Waker.sleep_while")
 
 
 def awaited(body: Any) -> list[str]:
