@@ -45,7 +45,7 @@ _RECORDING = (
     "Client.pause",
     "Proxy.serve",
     f"{STEPS}: HttpConnection._serve HttpConnection._serve_request ConnectionHandler._record",
-    f"{STEPS}: Tunnel.carry Relay.run Client.pause",
+    f"{STEPS}: ConnectionHandler._run_tunnel Tunnel.carry Relay.run Client.pause_while",
 )
 _WRITING = (
     "Supervisor._write: Writer.run RecordQueue.next_batch",
