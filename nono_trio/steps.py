@@ -97,7 +97,7 @@ class Stepped:
                 if self.look():
                     return True
             except BaseException as failure:  # noqa: ASYNC103  (it is raised where it waits)
-                return self.step(failure)
+                return self.step(failure)  # noqa: ASYNC104
             self.look = None
         try:
             trap = body.send(None) if error is None else body.throw(error)

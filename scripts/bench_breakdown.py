@@ -76,6 +76,7 @@ LAYERS: Final = (
     ("nono_trio/proxy/transport/", "sockets, readiness, relay"),
     ("nono_trio/steps", "the dispatcher's steps"),
     ("nono_trio/task_turns", "the dispatcher's steps"),
+    ("nono_trio/waker", "the dispatcher's steps"),
     ("nono_trio/", "a connection's order of acts, flows"),
 )
 # The innermost symbol's file, as perf names it.
