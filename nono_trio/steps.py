@@ -87,7 +87,7 @@ class Stepped:
         """As `after_steps`."""
         self.queue.call_after(call)
 
-    def step(self, error: BaseException | None = None) -> bool:
+    def step(self, error: Exception | None = None) -> bool:
         """Go on until it waits or ends; return whether it waits. Raises nothing. `error` is raised
         where it waits."""
         body = self.coroutine
@@ -96,8 +96,8 @@ class Stepped:
             try:
                 if self.look():
                     return True
-            except BaseException as failure:  # noqa: ASYNC103  (it is raised where it waits)
-                return self.step(failure)  # noqa: ASYNC104
+            except Exception as failure:
+                return self.step(failure)
             self.look = None
         try:
             trap = body.send(None) if error is None else body.throw(error)

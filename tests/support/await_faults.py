@@ -42,12 +42,12 @@ class AwaitFault(trio.abc.Instrument):
         """Have the waits of what goes on in steps counted, too."""
         self._step = Stepped.step
 
-        def counted(one: Stepped, error: BaseException | None = None) -> bool:
+        def counted(one: Stepped, error: Exception | None = None) -> bool:
             return self._counted(one, error)
 
         Stepped.step = counted
 
-    def _counted(self, one: Stepped, error: BaseException | None) -> bool:
+    def _counted(self, one: Stepped, error: Exception | None) -> bool:
         waits = self._step(one, error)
         if not waits or not self._counts(STEPS) or not self._is_next():
             return waits

@@ -18,7 +18,7 @@ def no_task_in_steps() -> Iterator[None]:
     """In steps, `current_task` raises RuntimeError: so do scopes, locks, events and checkpoints."""
     state, step = trio.lowlevel.current_task.__globals__["GLOBAL_RUN_CONTEXT"], Stepped.step
 
-    def without_task(one: Stepped, error: BaseException | None = None) -> bool:
+    def without_task(one: Stepped, error: Exception | None = None) -> bool:
         if not hasattr(state, "task"):  # a step goes on with an error of its look
             return step(one, error)
         task = state.task
