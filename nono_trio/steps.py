@@ -176,18 +176,24 @@ class StepQueue:
         due, members, left = self.due, self._members, MAX_STEPS
         in_time = goes_on = True
         self.is_held = True
-        while due and left and goes_on:
-            for _ in range(min(len(due), left)):
-                left -= 1
-                one = due.popleft()
-                if one in members:
-                    one.step()
-                if perf_counter() > ends:
-                    in_time = False
-                    break
+        try:
+            while due and left and goes_on:
+                for _ in range(min(len(due), left)):
+                    left -= 1
+                    one = due.popleft()
+                    if one in members:
+                        one.step()
+                    if perf_counter() > ends:
+                        in_time = False
+                        break
+                self.running.one = None
+                goes_on = self._conclude() and in_time
+        except BaseException:  # Ctrl-C between two steps: what tasks do at the end is in no step
             self.running.one = None
-            goes_on = self._conclude() and in_time
-        self.is_held = False
+            self._conclude()
+            raise
+        finally:
+            self.is_held = False
         if due or self.running.turns.waiting:
             self.rouse()
         return in_time

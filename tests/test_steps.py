@@ -6,7 +6,7 @@ import gc
 import socket
 import weakref
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import trio
@@ -31,7 +31,7 @@ from nono_trio.steps import (
 from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
 
 class Tasks(trio.abc.Instrument):
@@ -160,6 +160,32 @@ async def test_an_error_is_raised_by_a_task_of_the_coroutines_own_nursery(error)
         queue.start(other(), own)
         await settle()
         assert seen == ["other", "other"]
+
+
+async def test_ctrl_c_between_two_steps_leaves_none_behind():
+    seen = []
+
+    def give(body: Coroutine[object, object, None], _: trio.Nursery) -> NoReturn:
+        body.close()
+        raise KeyboardInterrupt
+
+    async def body() -> None:
+        assert after_steps(lambda: seen.append(here.running.one))
+        await become_task()
+
+    queue = StepQueue()
+    queue.give = give
+    async with trio.open_nursery() as nursery:
+        queue.start(body(), nursery)
+        with pytest.raises(KeyboardInterrupt):
+            queue.run_due()
+        assert seen == [None]
+        assert not queue.is_held
+        await turn()
+        waker = Waker()
+        waker.wake()
+        await waker.sleep()
+        await become_task()
 
 
 async def test_cancellation_makes_tasks_of_all_and_reaches_each_where_it_waits():
