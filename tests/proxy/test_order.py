@@ -146,6 +146,22 @@ async def test_a_name_without_address_is_a_502(table, limits_reason):
         assert proxy.recorder.events[1].denial_category == "upstream_connect_failed"
 
 
+async def test_after_a_request_that_can_not_reach_its_host_another_may_follow():
+    """Its answer does not say that the connection is closed, so it must not be."""
+    requests = [http("GET", f"http://{name}/small") for name in ("gone.test", "up.test")]
+    async with serving() as origin:
+        resolver = FakeResolver({"up.test": [["192.0.2.1"]]})
+        dialler = LoopbackDialler(origin.port)
+        allow = ["gone.test", "up.test"]
+        async with running(allow, resolver=resolver, dialler=dialler) as proxy:
+            async with proxy.client() as wire:
+                await wire.send(b"".join(requests))
+                answers = [await wire.answer() for _ in requests]
+                assert [answer and answer.status for answer in answers] == [502, 200]
+            decisions = [event.decision for event in proxy.recorder.events]
+            assert decisions == ["allow", "deny", "allow"]
+
+
 async def test_a_slow_resolver_is_a_504():
     class Stuck(FakeResolver):
         async def __call__(self, name: str) -> list[str]:

@@ -121,7 +121,7 @@ class HttpConnection(TunnelHandler):
             else:
                 self._end_with_tunnel(upstream, recorded, error_response.ESTABLISHED)
         except (UpstreamError, MustNotGoOn) as found:
-            await self._refuse(request, decision.refused(found.refusal), found.refusal)
+            return await self._refuse(request, decision.refused(found.refusal), found.refusal)
         return False
 
     async def _guard(
