@@ -6,10 +6,11 @@ import gc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 from origin import says, serving
-from running_proxy import BOUND, connect, http, running, until
+from running_proxy import BOUND, PATIENT, connect, http, running, until
 from transparent_cage import LITERAL, cage
 
 from nono_trio.errors import AuditLost
@@ -108,6 +109,23 @@ async def test_the_end_of_a_connection_leaves_no_cycle():
         try:
             for use in (tunnel, denied, plain, pipelined, malformed):
                 await use(proxy, origin.port)
+            await until(lambda: proxy.proxy.open_connections == 0)
+            left = [one for one in gc.get_objects() if isinstance(one, KINDS)]
+            left = [one for one in left if not any(one is other for other in before)]
+        finally:
+            gc.enable()
+        assert left == []
+
+
+async def test_the_end_of_a_silent_connection_leaves_no_cycle():
+    limits = msgspec.structs.replace(PATIENT, head=0.1)
+    async with running([], limits=limits) as proxy:
+        gc.collect()
+        gc.disable()
+        before = [one for one in gc.get_objects() if isinstance(one, KINDS)]  # of other tests
+        try:
+            async with proxy.client() as wire:
+                assert await wire.ends()
             await until(lambda: proxy.proxy.open_connections == 0)
             left = [one for one in gc.get_objects() if isinstance(one, KINDS)]
             left = [one for one in left if not any(one is other for other in before)]

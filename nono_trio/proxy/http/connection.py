@@ -231,16 +231,13 @@ class HttpConnection(TunnelHandler):
         sent nothing."""
         client, limits = self._client, self._proxy.limits
         client.idle = True
-        expired = None
         try:
             await client.pause(limits.keep_alive if self._served else limits.head)
             data = await client.receive()
-        except Expired as error:
-            expired = error
-        if expired is not None:
+        except Expired:
             self._closed_by = "idle"
             await self._record_silence()
-            raise expired
+            raise
         client.idle = False
         return data
 
