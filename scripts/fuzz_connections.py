@@ -156,6 +156,12 @@ class MemoryClient(Client):
         if not any(moved) and self.pauses > 4 + len(self.servers):
             raise Expired
 
+    async def pause_while(self, look: Callable[[], bool], seconds: float) -> None:
+        """As `Client.pause_while`."""
+        await self.pause(seconds)
+        while look():
+            await self.pause(seconds)
+
 
 class MemoryConnection:
     """One connection in memory; `servers` are those that the proxy has dialled."""
@@ -372,6 +378,7 @@ HTTP1_SEEDS = (
     + _CHUNKED + _OK,
     b"\xff" + _GET.replace(b"/ok/x", b"/ok/secret/x") + _GET + MARK + _OK,
     b"\xff" + _WEBSOCKET + b"\x81\x00" + _GET + MARK + _SWITCH + b"\x81\x00",
+    b"\x03" + _WEBSOCKET + 40 * b"\x81\x00" + MARK + _SWITCH + 40 * b"\x81\x00",
     b"\xff" + _WEBSOCKET + _GET.replace(b"/ok/x", b"/no") + MARK + _OK + _OK,
     b"\xff" + _POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\nab" + MARK
     + b"HTTP/1.1 100 C\r\n\r\n" + _OK,
