@@ -18,6 +18,7 @@ from nono_trio.proxy.transport import relay as relaying
 from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.transport import TcpTransport
+from nono_trio.steps import go_on
 from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ async def exchange(two: Ends, up: bytes, down: bytes, most: int, first: str) -> 
         end.register()
 
     async def relay() -> None:
-        await two.relay.run(two.waker.sleep_while)
+        await go_on(two.relay.run(two.waker.sleep_while))
         two.near.close()
         two.far.close()
 

@@ -21,6 +21,7 @@ from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
+from nono_trio.steps import go_on
 from nono_trio.testing import MemoryRecorder
 from nono_trio.waker import Waker
 
@@ -283,7 +284,7 @@ async def test_a_relay_between_tls_and_tcp_waits_for_slow_readers(tmp_path):
     plain = trio.SocketStream(trio.socket.from_stdlib_socket(server))
 
     async def run() -> None:
-        await relay.run(waker.sleep_while)
+        await go_on(relay.run(waker.sleep_while))
         relay.release()
         for end in ends:
             end.close()
