@@ -231,13 +231,16 @@ class HttpConnection(TunnelHandler):
         sent nothing."""
         client, limits = self._client, self._proxy.limits
         client.idle = True
+        is_silent = False
         try:
             await client.pause(limits.keep_alive if self._served else limits.head)
             data = await client.receive()
         except Expired:
+            is_silent = True
+        if is_silent:
             self._closed_by = "idle"
             await self._record_silence()
-            raise
+            raise Expired
         client.idle = False
         return data
 
