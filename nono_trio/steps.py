@@ -5,8 +5,8 @@ part of a connection. A step costs a tenth of it. One coroutine goes both ways, 
 actions is written once.
 
 Rules of this file:
-- In a step, only `Waker`s and `turn` wait. Whatever belongs to a task (scopes,
-  nurseries, locks, events, sleeps, threads) comes after `become_task`, which never goes back.
+- In a step, only `Waker`s and `turn` wait. Whatever belongs to a task (scopes, nurseries, locks,
+  events, sleeps, threads) comes after `become_task`, which never goes back.
 - What waits by a bare `yield` is a generator, which costs less than a coroutine that awaits one:
   `await` takes it, and trio's `start_soon` does not.
 - A step never begins inside another one. A wake only puts the coroutine into the queue.
@@ -81,7 +81,7 @@ class Stepped:
         self.nursery = nursery
         self.queue = queue
         self.look: Look | None = None
-        """What `Waker.sleep_while` calls at each wake."""
+        """Called at each wake instead of the coroutine, for `Waker.sleep_while`."""
 
     def call_after(self, call: Callable[[], None]) -> None:
         """As `after_steps`."""

@@ -85,8 +85,8 @@ class TaskTurns:
         self.step_begins(task)
 
     def wake(self, task: Task) -> None:
-        """Let a task go on, in this turn or in a later one. It must be in `wait`, and
-        must not be woken again before."""
+        """Let a task that is in `wait` go on, in this turn or in a later one. It must not be woken
+        again before."""
         if self._must_wait():
             self._wait(task)
         else:

@@ -221,8 +221,8 @@ class ConnectionHandler(ABC):
         return Recorded(decision, await self._commit(decision))
 
     def _commit(self, decision: Decision) -> Awaitable[int]:
-        """As `_record`, of a refusal, for which nobody needs a `Recorded`: once awaited, it may
-        take effect."""
+        """As `_record`, for a caller that needs no `Recorded`, as of a refusal. The decision is in
+        the log, and may take effect, once this was awaited."""
         proxy = self._proxy
         self._has_recorded = True
         now, credentials = proxy.now(), proxy.credentials

@@ -57,7 +57,7 @@ class Sieve(Protocol):
 
 
 # How much a direction has moved; combined by `|` for both.
-LITTLE: Final = 0
+LITTLE: Final = 0  # its first BULK_AFTER bytes too, however many come at a time
 MUCH: Final = 1  # SPLICE_FROM bytes or more
 MORE: Final = 3  # and there may be more
 
