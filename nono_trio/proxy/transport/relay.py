@@ -30,7 +30,7 @@ from nono_trio.proxy.transport.transport import SideFailed
 from nono_trio.steps import move_much, turn
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import TypeAlias
 
     from nono_trio.core.log.events import ClosedBy
@@ -46,6 +46,11 @@ if TYPE_CHECKING:
 class Sieve(Protocol):
     """Gets all bytes before they are sent, and says which of them may go, in their order. An
     exception ends the relay; what was not returned is not sent."""
+
+    @property
+    def unrecorded(self) -> Sequence[str]:
+        """What must be recorded before more may go."""
+        ...
 
     def take(self, data: bytes) -> bytes:
         """Take bytes; return those that may go now."""
@@ -193,8 +198,8 @@ class Direction:
             if self.moved - start >= most:
                 return MORE
             data = self.source.try_receive(SIEVED)
-            if not data:
-                self.done = data is not None
+            if not data:  # at the end, what waits for its record is still to be sent
+                self.done = data is not None and not sieve.unrecorded
                 break
             self._hold(sieve.take(data))
             if self.held and not self._send_held():

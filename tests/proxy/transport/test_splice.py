@@ -165,6 +165,8 @@ def test_what_must_be_seen_is_not_spliced(monkeypatch):
     seen = bytearray()
 
     class Sieve:
+        unrecorded = ()
+
         def take(self, data: bytes) -> bytes:
             seen.extend(data)
             return data
