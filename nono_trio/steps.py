@@ -88,8 +88,8 @@ class Stepped:
         self.queue.call_after(call)
 
     def step(self, error: Exception | None = None) -> bool:
-        """Go on until it waits or ends; return whether it waits. Raises nothing. `error` is raised
-        where it waits."""
+        """Go on until it waits or ends; return whether it waits. `error` is raised where it waits.
+        Raises nothing but a Ctrl-C that came while `look` was called."""
         body = self.coroutine
         self.queue.running.one = self  # until the next step, or `run_due` ends
         if self.look is not None and error is None:
