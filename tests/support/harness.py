@@ -176,12 +176,19 @@ class Sessions:
                 [*(program or (NONO_TRIO,)), *arguments],
                 env=self.environment, text=True, **(outputs | settings),
             )  # fmt: skip
+        failed: BaseException | None = None
         try:
             yield process
+        except BaseException as failure:
+            failed = failure
+            raise
         finally:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            rest = process.communicate()
+            if failed is not None:  # the reason of a process that ended too early
+                failed.add_note(f"left of {arguments[0]}'s stdout and stderr: {rest}")
+            failed = None
 
     @contextlib.contextmanager
     def proxy(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
