@@ -241,17 +241,20 @@ async def test_what_has_connected_before_the_end_is_seen():
 
 
 async def test_what_the_log_was_too_slow_for_at_the_end_is_counted():
-    released = trio.Event()
+    released, held = trio.Event(), []
 
-    async def hold(_event: object) -> None:
+    async def hold(event: object) -> None:
+        held.append(event)
         await released.wait()
 
     recorder = MemoryRecorder()
     recorder.before_commit = hold
     limits = ProxyLimits(connections=1, refusals=1, head=5, linger=0.3, sweep=0.02)
     async with cage(recorder=recorder, limits=limits) as at, AsyncExitStack() as clients:
-        for _ in range(5):
+        for number in range(1, 6):
             await clients.enter_async_context(at.open(LITERAL, 22))
+            # Of two that come at once, the second would take the first one's place.
+            await until(lambda number=number: len(held) == min(number, 2))
         at.accepting.cancel()
         await until(lambda: bool(recorder.left))
         released.set()
