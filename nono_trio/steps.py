@@ -62,7 +62,7 @@ class _Running:
 
 
 class _Here(threading.local):
-    """What runs in this thread. It costs as much as a call to ask for it."""
+    """What runs in this thread. To look here costs as much as a call."""
 
     def __init__(self) -> None:
         self.running = _Running()

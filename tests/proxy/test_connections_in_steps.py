@@ -100,38 +100,37 @@ async def test_no_task_begins_for_a_connection(use):
         assert proxy.recorder.events
 
 
+@contextmanager
+def without_a_cycle() -> Iterator[None]:
+    """Nothing of a connection is left at the end that only the garbage collector would find."""
+    gc.collect()
+    gc.disable()
+    before = [one for one in gc.get_objects() if isinstance(one, KINDS)]  # of other tests
+    try:
+        yield
+        left = [one for one in gc.get_objects() if isinstance(one, KINDS)]
+        left = [one for one in left if not any(one is other for other in before)]
+    finally:
+        gc.enable()
+    assert left == []
+
+
 async def test_the_end_of_a_connection_leaves_no_cycle():
     """Otherwise the garbage collector would have to find each, and takes the gain."""
     async with serving() as origin, running(["127.0.0.1:*"]) as proxy:
-        gc.collect()
-        gc.disable()
-        before = [one for one in gc.get_objects() if isinstance(one, KINDS)]  # of other tests
-        try:
+        with without_a_cycle():
             for use in (tunnel, denied, plain, pipelined, malformed):
                 await use(proxy, origin.port)
             await until(lambda: proxy.proxy.open_connections == 0)
-            left = [one for one in gc.get_objects() if isinstance(one, KINDS)]
-            left = [one for one in left if not any(one is other for other in before)]
-        finally:
-            gc.enable()
-        assert left == []
 
 
 async def test_the_end_of_a_silent_connection_leaves_no_cycle():
     limits = msgspec.structs.replace(PATIENT, head=0.1)
     async with running([], limits=limits) as proxy:
-        gc.collect()
-        gc.disable()
-        before = [one for one in gc.get_objects() if isinstance(one, KINDS)]  # of other tests
-        try:
+        with without_a_cycle():
             async with proxy.client() as wire:
                 assert await wire.ends()
             await until(lambda: proxy.proxy.open_connections == 0)
-            left = [one for one in gc.get_objects() if isinstance(one, KINDS)]
-            left = [one for one in left if not any(one is other for other in before)]
-        finally:
-            gc.enable()
-        assert left == []
 
 
 async def test_no_task_begins_for_a_transparent_connection():

@@ -183,11 +183,10 @@ class ClientTable:
     def add(self, client: Client) -> bool:
         """Add a client that has shown nothing yet, with a place if one can be had; return whether
         it has one."""
-        client.has_place = self._free_places > 0 or self._make_place()
-        self._free_places -= client.has_place
+        has_place = self._take_place(client)
         self.members[client] = None
         self._unproven[client] = None
-        return client.has_place
+        return has_place
 
     def prove(self, client: Client) -> bool:
         """Keep the client, which may be served; one that was dropped is added again. Returns
@@ -197,10 +196,7 @@ class ClientTable:
         if client.dropped:
             client.dropped = client.expired = False
             self.members[client] = None
-        if not client.has_place:
-            client.has_place = self._free_places > 0 or self._make_place()
-            self._free_places -= client.has_place
-        return client.has_place
+        return client.has_place or self._take_place(client)
 
     def discard(self, client: Client) -> None:
         """Remove a client, if it is still there."""
@@ -233,6 +229,14 @@ class ClientTable:
         for client in self.members:
             if client.deadline <= now:
                 client.expire()
+
+    def _take_place(self, client: Client) -> bool:
+        """Give the client a place, if one is free or another client must leave its own."""
+        if self._free_places <= 0 and not self._make_place():
+            return False
+        self._free_places -= 1
+        client.has_place = True
+        return True
 
     def _make_place(self) -> bool:
         """Free a place: as `make_room`, of the clients that have one."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from nono_trio.proxy.transport.transport import Transport
 
     Rest: TypeAlias = Callable[[Callable[[], bool]], Awaitable[None]]
+    """Calls what it gets each time that either transport is ready, until that returns False."""
     LookAtBytes: TypeAlias = Callable[[bytes | memoryview], bool]
     """Gets bytes before they are sent, and returns True if it needs no more of them. An exception
     ends the relay, and these bytes are not sent."""
@@ -84,11 +85,11 @@ class RelayBuffer:
 class Direction:
     """Bytes from one end to the other. `moved` counts the bytes that were sent. `done`: the source
     has ended and no byte is left to send. `look` gets all bytes before they are sent, until it
-    returns True. `sieve` gets all of them."""
+    returns True. `sieve` gets all of them and says which may go."""
 
     __slots__ = (
-        "_buffer", "_comes_large", "_may_splice",
-        "done", "held", "is_busy", "look", "moved", "sieve", "sink", "source", "splice",
+        "_buffer", "_comes_large", "_may_splice", "_splice",
+        "done", "held", "is_busy", "look", "moved", "sieve", "sink", "source",
     )  # fmt: skip
 
     def __init__(self, source: Transport, sink: Transport, buffer: RelayBuffer) -> None:
@@ -99,13 +100,13 @@ class Direction:
         self.look: LookAtBytes | None = None
         self.sieve: Sieve | None = None
         self.is_busy = False
-        """There may be something to do without a byte to read: `held` or `splice` has some that
+        """There may be something to do without a byte to read: `held` or a pipe has some that
         must be sent first, or there is a sieve."""
         self._buffer = buffer
         self.held = b""
         self._comes_large = True
         self._may_splice = True
-        self.splice: Splice | None = None  # once it is bulk
+        self._splice: Splice | None = None  # once it is bulk
 
     def hold(self, early: bytes) -> None:
         """Send `early` first: bytes that were read from the source before. Raises what `look`
@@ -183,8 +184,8 @@ class Direction:
         """Send what is held, then what the pipe holds; whether nothing is left to send."""
         if self.held and not self._send_held():
             return False
-        if self.splice is not None:
-            return self._send_spliced(self.splice)
+        if self._splice is not None:
+            return self._send_spliced(self._splice)
         self.is_busy = False
         return True
 
@@ -211,7 +212,7 @@ class Direction:
         if self.held:
             self._buffer.held -= len(self.held)
             self.held = b""
-        if self.splice is not None:
+        if self._splice is not None:
             self._leave_splice()
 
     def _hold(self, data: bytes) -> None:
@@ -221,9 +222,9 @@ class Direction:
 
     def _splice_from(self, most: int) -> Splice | None:
         """Take up to `most` bytes from the source into a pipe; None if a read must be tried."""
-        splice = self.splice
+        splice = self._splice
         if splice is None:
-            splice = self.splice = splice_between(self.source, self.sink, self._buffer.pipes)
+            splice = self._splice = splice_between(self.source, self.sink, self._buffer.pipes)
             if splice is None:
                 self._may_splice = False
                 return None
@@ -251,10 +252,10 @@ class Direction:
     def _leave_splice(self) -> None:
         """Go on without pipes; what one still holds is dropped."""
         self._may_splice = False
-        if self.splice is not None:
-            self._buffer.held -= self.splice.held
-            self.splice.release()
-            self.splice = None
+        if self._splice is not None:
+            self._buffer.held -= self._splice.held
+            self._splice.release()
+            self._splice = None
 
     def _send_held(self) -> bool:
         sent = self.sink.try_send(self.held)
@@ -268,15 +269,7 @@ class Relay:
     """Both directions between two ends. `closed_by` is "shutdown" until something else has ended
     it."""
 
-    __slots__ = (
-        "_first_ended",
-        "_has_ended",
-        "_most",
-        "_moved",
-        "closed_by",
-        "down",
-        "up",
-    )
+    __slots__ = ("_first_ended", "_has_ended", "_most", "_moved", "closed_by", "down", "up")
 
     def __init__(self, near: Transport, far: Transport, buffer: RelayBuffer) -> None:
         self.up = Direction(near, far, buffer)
@@ -288,9 +281,9 @@ class Relay:
         self._most = BULK_AFTER
 
     async def run(self, rest: Rest) -> None:
-        """Move bytes until both directions have ended or a side broke. `rest` calls `move`, each
-        time that either transport is ready, until that returns False. Raises what it, `look` and
-        `sieve` raise. Both transports are left to the caller, also if cancelled.
+        """Move bytes until both directions have ended or a side broke; `rest` has them moved while
+        there is nothing else to do. Raises what it, `look` and `sieve` raise. Both transports are
+        left to the caller, also if cancelled.
         """
         try:
             while True:

@@ -81,7 +81,7 @@ class Tunnel(Relay):
                 self.closed_by = ended
                 return
             self._hold_early()
-            await self.run(partial(_rest, pause) if pause else self._rest)
+            await self.run(partial(_move_after, pause) if pause else self._rest)
         except (OtherHello, BadHello):
             self.closed_by = "error"
             raise
@@ -109,7 +109,8 @@ class Tunnel(Relay):
             self._client.unread = b""
 
 
-async def _rest(pause: Callable[[], Awaitable[None]], move: Callable[[], bool]) -> None:
+async def _move_after(pause: Callable[[], Awaitable[None]], move: Callable[[], bool]) -> None:
+    """As `Rest`, with another pause than the client's own."""
     while True:
         await pause()
         if not move():
