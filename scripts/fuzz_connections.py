@@ -118,10 +118,14 @@ class Pipe:
         """As `Transport.has_bytes`."""
         return bool(self.arrived)
 
-    def shutdown(self) -> None:
+    def shutdown(self) -> bool:
         """As `Transport.shutdown`."""
+        return True
 
-    reset = want_write = register = shutdown
+    def reset(self) -> None:
+        """As `Transport.reset`."""
+
+    want_write = register = reset
 
     def close(self) -> None:
         """As `Transport.close`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from nono_trio.audit import ledger, store
@@ -141,14 +142,15 @@ def _digest(directory: Path) -> str:
 
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """Act as the session's owner and hold its lock; nothing is held of a missing session.
+    """Act as the session's owner and hold its lock; nothing is held of a missing session, nor of
+    one that another removal takes away meanwhile.
 
     Raises SessionInUse, and LogUnreadable for something that is no directory.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(FileNotFoundError):
             stack.enter_context(as_verifying_owner(directory))
-            if directory.is_symlink() or not directory.is_dir():
+            if not stat.S_ISDIR(directory.lstat().st_mode):
                 raise LogUnreadable(f"{directory} is no directory, so no session is removed")
             held = _hold(directory)
             if held is not None:

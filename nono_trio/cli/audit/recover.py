@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,8 @@ def recover_sessions(
     with Waiting("recovering") as wait:
         wait.expect(len(chosen))
         for answer in wait.over(map(partial(recover, signer=signer), chosen)):
+            if directory is None and not os.path.lexists(answer.path):
+                continue  # another command removed it meanwhile
             outcomes.add(answer.outcome)
             if answer.signed:
                 ledgers.add(Path(answer.path).resolve().parent)

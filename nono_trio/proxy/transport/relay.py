@@ -269,13 +269,17 @@ class Relay:
     """Both directions between two ends. `closed_by` is "shutdown" until something else has ended
     it."""
 
-    __slots__ = ("_first_ended", "_has_ended", "_most", "_moved", "closed_by", "down", "up")
+    __slots__ = (
+        "_first_ended", "_has_ended", "_is_end_out", "_most", "_moved",
+        "closed_by", "down", "up",
+    )  # fmt: skip
 
     def __init__(self, near: Transport, far: Transport, buffer: RelayBuffer) -> None:
         self.up = Direction(near, far, buffer)
         self.down = Direction(far, near, buffer)
         self.closed_by: ClosedBy = "shutdown"
         self._first_ended: Direction | None = None
+        self._is_end_out = False
         self._has_ended = False
         self._moved = LITTLE
         self._most = BULK_AFTER
@@ -336,7 +340,8 @@ class Relay:
             return True
         if self._first_ended is None:
             self._first_ended = self.up if self.up.done else self.down
-            self._first_ended.sink.shutdown()
+        if not self._is_end_out:
+            self._is_end_out = self._first_ended.sink.shutdown()
         return False
 
     def _ended_by(self) -> ClosedBy | None:

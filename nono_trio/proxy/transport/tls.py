@@ -46,6 +46,7 @@ class TlsTransport:
         "_failure",
         "_feed",
         "_has_ended",
+        "_has_shut",
         "_incoming",
         "_is_cut",
         "_is_drained",
@@ -82,6 +83,7 @@ class TlsTransport:
         """Every further read raises it."""
         self._is_cut = False
         """No close_notify is sent: the connection is reset, or it broke."""
+        self._has_shut = False
         self._closes_below = False
         """`below` is shut down once the ciphertext is sent."""
         self._peeked = b""
@@ -203,11 +205,12 @@ class TlsTransport:
         """As `Transport.has_bytes`."""
         return bool(self._peek())
 
-    def shutdown(self) -> None:
+    def shutdown(self) -> bool:
         """As `Transport.shutdown`: close_notify, then the end of `below`."""
-        self._closes_below = True
-        self._close_notify()
-        self._flush()
+        if not self._has_shut:
+            self._has_shut = self._closes_below = True
+            self._close_notify()
+        return self._flush()
 
     def reset(self) -> None:
         """As `Transport.reset`."""

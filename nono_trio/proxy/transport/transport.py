@@ -118,8 +118,9 @@ class Transport(Protocol):
         """Return whether the peer has sent bytes that were not read yet. Raises nothing."""
         ...
 
-    def shutdown(self) -> None:
-        """End our direction; the peer's stays open."""
+    def shutdown(self) -> bool:
+        """End our direction; the peer's stays open. Return whether the end has gone out; until
+        then, call it again each time that the connection is woken."""
         ...
 
     def reset(self) -> None:
@@ -237,12 +238,13 @@ class TcpTransport(Watch):
         except OSError:
             return b""
 
-    def shutdown(self) -> None:
-        """As `Transport.shutdown`."""
+    def shutdown(self) -> bool:
+        """As `Transport.shutdown`; the end always goes out."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise SideFailed(self.side, error.errno) from error
+        return True
 
     def reset(self) -> None:
         """As `Transport.reset`."""

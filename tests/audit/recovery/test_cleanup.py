@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -16,6 +19,7 @@ from nono_trio.audit.recovery import cleanup
 from nono_trio.audit.recovery.cleanup import Limits, choose, clean_up, disk_size
 from nono_trio.audit.recovery.forget import SessionInUse, forget
 from nono_trio.audit.verify.session import verify
+from nono_trio.audit.write import ledger_append
 from nono_trio.cli.audit.verify import verify_all
 
 SESSIONS = [f"{number:016x}" for number in range(4)]  # oldest first: the ledger's order
@@ -179,6 +183,63 @@ def test_a_session_that_can_not_be_removed_does_not_stop_the_others(root, monkey
     assert outcomes == {SESSIONS[0]: "failed", SESSIONS[1]: "removed"}
     assert cleanup.exit_code(iter(outcomes.values())) == 1
     assert [*verify_all(root, quick=False, jobs=1)] == []  # its line is there: no alarm
+
+
+def forgotten_beside(root, line, monkeypatch):
+    """Forget a session, and before the n-th line of that let another removal run, unless it would
+    wait for ours. Return what each of both said, in the order in which they ended."""
+    said, passed, held = [], 0, []
+    to_append = ledger_append.to_append
+
+    @contextlib.contextmanager
+    def noted(audit_root):
+        with to_append(audit_root):
+            held.append(audit_root)
+            yield
+            held.clear()
+
+    def removal():
+        try:
+            said.append(forget(root, SESSIONS[0], lambda directory: directory.stat()))
+        except SessionInUse:
+            said.append("in use")
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if frame.f_code.co_filename != forget.__code__.co_filename:
+            return None
+        passed += event == "line" and not held
+        if passed == line and len(said) == 0:
+            passed += 1
+            sys.settrace(None)
+            removal()
+        return trace
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger_append, "to_append", noted)
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            removal()
+        finally:
+            sys.settrace(before)
+    return said
+
+
+def test_another_removal_may_come_before_each_line_of_one(root, monkeypatch):
+    """One that came between two looks at the directory made the slower one fail."""
+    for line in itertools.count(1):
+        built(root, SESSIONS[:1])
+        said = forgotten_beside(root, line, monkeypatch)
+        assert not (root / SESSIONS[0]).exists()
+        lines = [one.session_id for one in ledger.read(root)]
+        assert lines == [SESSIONS[0], f"removed-{SESSIONS[0]}"]
+        shutil.rmtree(root)
+        root.mkdir(mode=0o700)
+        if len(said) == 1:
+            break
+        assert said.count(True) == 1, (line, said)
+    assert line > 20
 
 
 def test_three_clean_ups_at_once_remove_each_session_once(root):

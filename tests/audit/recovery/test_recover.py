@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import sealed_session as made
 from crashed_session import (
     ID,
     KNOWN_END,
@@ -26,8 +27,10 @@ from crashed_session import (
 )
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.verify.session import verify
+from nono_trio.cli.audit import recover as recover_output
 from nono_trio.core.log.session_json import completed_at, session_digest
 
 
@@ -99,6 +102,7 @@ def test_failing_at_every_step_leaves_it_recoverable(tmp_path, state):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.recovery.recover import recover
 left = int(sys.argv[2])
 def step(name):
@@ -210,3 +214,17 @@ def test_the_status_follows_from_the_summary_that_the_log_binds(root):
     path.write_bytes(path.read_bytes().replace(b'"recovered"', b'"sealed"'))
     answer = verify(directory)
     assert (answer.verdict, answer.first_bad.failure) == ("tampered", "session.json mismatch")
+
+
+def test_recovering_all_leaves_out_one_that_is_removed_meanwhile(root, monkeypatch, capsys):
+    directories = plain(root), made.unsealed(root, "other")
+
+    def removed_before(directory, **options):
+        forget(root, directory.name)
+        return recover(directory, **options)
+
+    monkeypatch.setattr(recover_output, "recover", removed_before)
+    made.let_go()
+    assert recover_output.recover_sessions(root, None, as_json=False) == 0
+    assert not any(one.exists() for one in directories)
+    assert capsys.readouterr().out == ""

@@ -22,13 +22,14 @@ from running_proxy import BOUND, until
 
 from nono_trio.proxy.transport import tls, tls_feed
 from nono_trio.proxy.transport.epoll import Readiness
+from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.tls_records import BATCH, RecordBatches
 from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
 from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -138,13 +139,14 @@ async def ends(
     client: bool = False,
     client_context: ssl.SSLContext | None = None,
     name: str = "localhost",
+    transport: type[TcpTransport] = TcpTransport,
 ) -> AsyncIterator[Ends]:
-    """`client`: our end is the client's."""
+    """`client`: our end is the client's. `transport`: what our end's TLS goes through."""
     server_context, trusting = contexts
     theirs = client_context or trusting
     near, wire = tcp_pair()
     readiness, waker = Readiness(), Waker()
-    below = TcpTransport(near, "upstream" if client else "client", waker, readiness)
+    below = transport(near, "upstream" if client else "client", waker, readiness)
     below.register()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     server_context.maximum_version = version
@@ -218,6 +220,52 @@ async def test_both_directions_end_with_close_notify_one_by_one(contexts, versio
             two.peer.unwrap()
         await two.say()
         assert [await two.receive(), two.ours.try_receive()] == [b"", b""]
+
+
+class Full(TcpTransport):
+    """Takes no byte until it is opened."""
+
+    is_open = False
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        if Full.is_open:
+            return super().try_send(data)
+        self.want_write()
+        return 0
+
+
+@versions
+async def test_a_relays_end_that_does_not_fit_goes_out_when_the_socket_takes_bytes(
+    contexts, version, monkeypatch
+):
+    """The other direction has nothing to move meanwhile."""
+    monkeypatch.setattr(Full, "is_open", True)
+    async with ends(contexts, version, transport=Full) as two:
+        await two.shake_hands()
+        two.read_peer()
+        near, client = tcp_pair()
+        source = TcpTransport(near, "client", two.waker, Readiness())
+        relay = Relay(source, two.ours, RelayBuffer())
+
+        async def rest(move: Callable[[], bool]) -> None:
+            assert relay.up.done
+            taken = two.taken
+            two.hear()
+            assert two.taken == taken
+            monkeypatch.setattr(Full, "is_open", True)
+            while move():
+                two.hear()
+                with suppress(ssl.SSLError):
+                    assert two.peer.read(1) == b"", "the end"
+                    two.peer.unwrap()
+                await two.say()
+                await trio.sleep(0.001)
+
+        monkeypatch.setattr(Full, "is_open", False)
+        with near, client, trio.fail_after(BOUND):
+            client.shutdown(socket.SHUT_WR)
+            await relay.run(rest)
+        assert relay.closed_by == "client"
 
 
 @versions
