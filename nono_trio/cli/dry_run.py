@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.tables import print_facts
 from nono_trio.cli.text import clean, command_text, counted, size_text
+from nono_trio.cli.unkept_log import UNKEPT
 from nono_trio.core.log.redaction import redact_argv
 from nono_trio.errors import JSON_SCHEMA
 
@@ -46,7 +47,7 @@ def show_cage(options: RunOptions, *, say: Callable[[str], None], as_json: bool)
 
     prepared = prepare_run(options, chosen_isolation(options), dry=True)
     try:
-        for warning in prepared.warnings:
+        for warning in _warnings(options, prepared):
             say(f"warning: {clean(warning)}")
         if as_json:
             cage = {"schema": JSON_SCHEMA, **cage_fields(options, prepared)}
@@ -102,8 +103,13 @@ def cage_fields(options: RunOptions, prepared: PreparedRun) -> dict[str, Any]:
         "environment": _environment(options, prepared),
         "limits": plan.limits,
         "state_directory": str(options.session.audit.state_root),
-        "warnings": prepared.warnings,
+        "warnings": _warnings(options, prepared),
     }
+
+
+def _warnings(options: RunOptions, prepared: PreparedRun) -> list[str]:
+    """Return what the run would warn of before it starts."""
+    return [*prepared.warnings, *(() if options.session.audit.keeps_log else (UNKEPT,))]
 
 
 def _leads(grant: Grant) -> dict[str, str]:

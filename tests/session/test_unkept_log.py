@@ -54,6 +54,16 @@ def test_the_summary_has_the_verdict_on_the_log_that_was_there(sessions: Session
     assert has_gone(sessions)
 
 
+def test_a_dry_run_warns_of_it_too(sessions: Sessions) -> None:
+    shown = sessions.run("--no-audit", "--dry-run", "--", "true")
+    assert WARNING in shown.stderr
+    as_json = sessions.run("--no-audit", "--dry-run", "--json", "--", "true")
+    assert (
+        WARNING.removeprefix("nono-trio: warning: ") in json.loads(as_json.stdout)["warnings"][-1]
+    )
+    assert WARNING not in sessions.run("--dry-run", "--", "true").stderr
+
+
 def test_a_run_that_ends_by_an_error_of_ours_leaves_no_log(sessions: Sessions) -> None:
     done = sessions.run("--no-audit", "--timeout", "0.2", "--", "sleep", "60")
     assert done.returncode == 124
