@@ -75,6 +75,10 @@ async def test_a_killed_run_leaves_every_request_in_the_log_and_no_key(
 
         url = f"https://{HOST}:{origin.port}"
         held = f"{url}/{'hold' if protocol == 'h2' else 'events'}"
+
+        def held_of(paths: Iterable[str]) -> list[str]:
+            return [path for path in paths if path.startswith(held[len(url) :])]
+
         start = partial(
             sessions.started, "run", "-s", *PYTHON_GRANTS, "--read", str(PROBES),
             "--isolation", isolation, "--upstream-ca", str(roots),
@@ -86,13 +90,17 @@ async def test_a_killed_run_leaves_every_request_in_the_log_and_no_key(
         )  # fmt: skip
         with start() as run:
             wanted = 40 + random.randrange(40)
-            await until(lambda: len(seen()) > wanted or run.poll() is not None, "load")
+
+            def is_loaded() -> bool:
+                return len(seen()) > wanted and len(held_of(seen())) == HELD
+
+            await until(lambda: is_loaded() or run.poll() is not None, "load")
             assert run.poll() is None
             run.kill()
             await until(lambda: not processes_with(held), "the cage is gone")
         await trio.testing.wait_all_tasks_blocked(0.05)  # what was sent arrives
         arrived = set(seen())
-    assert len([path for path in arrived if path.startswith(held[len(url) :])]) == HELD
+    assert len(held_of(arrived)) == HELD
     assert arrived - recorded(sessions) == set()
     done = await trio.to_thread.run_sync(sessions.verdict)
     assert (done[0], done[1]["verdict"]) == (6, "crashed")
