@@ -76,8 +76,8 @@ async def test_a_killed_run_leaves_every_request_in_the_log_and_no_key(
         url = f"https://{HOST}:{origin.port}"
         held = f"{url}/{'hold' if protocol == 'h2' else 'events'}"
 
-        def held_of(paths: Iterable[str]) -> list[str]:
-            return [path for path in paths if path.startswith(held[len(url) :])]
+        def held_of(paths: Iterable[str]) -> set[str]:
+            return {path for path in paths if path.startswith(held[len(url) :])}
 
         start = partial(
             sessions.started, "run", "-s", *PYTHON_GRANTS, "--read", str(PROBES),

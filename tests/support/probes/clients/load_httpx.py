@@ -1,5 +1,9 @@
-"""Asks for URL/0, URL/1, ... in threads until the connection breaks; others ask for HELD, which
-is not answered. `argv[3]` is h1 or h2."""
+"""Asks for URL/0, URL/1, ... in threads until there is no proxy; others ask for HELD, which is not
+answered. `argv[3]` is h1 or h2.
+
+Of two threads that begin streams of one HTTP/2 connection, httpx may send the later number first.
+That breaks the protocol's rules, and the connection is ended. So whoever had it asks again.
+"""
 
 import itertools
 import sys
@@ -14,9 +18,19 @@ waiting = httpx.Client(http2=protocol == "h2", timeout=None)
 numbers = itertools.count()
 
 
+def ask(asker, place):
+    while True:
+        try:
+            return asker.get(place)
+        except httpx.ConnectError:
+            raise
+        except httpx.TransportError:
+            continue
+
+
 def hold(number):
     try:
-        waiting.get(f"{held}/{number}")
+        ask(waiting, f"{held}/{number}")
     except httpx.HTTPError:
         return
 
@@ -24,7 +38,7 @@ def hold(number):
 def work():
     try:
         while True:
-            client.get(f"{url}/{next(numbers)}")
+            ask(client, f"{url}/{next(numbers)}")
     except httpx.HTTPError:
         return
 
