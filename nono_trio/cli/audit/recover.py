@@ -52,9 +52,9 @@ def recover_sessions(
             _sign_ledger(one, signer)
     if directory is None and (removed := remove_abandoned(root)):
         say(f"removed what {counted(removed, 'killed start or removal')} left")
-    if not chosen and as_json:
+    if not outcomes and as_json:
         print_json({"schema": JSON_SCHEMA, "session_id": None, "outcome": "none"})
-    elif not chosen:
+    elif not outcomes:
         say(f"no crashed session in {clean(str(root))}")
     return next((EXIT_CODES[outcome] for outcome in _WORST_FIRST if outcome in outcomes), 0)
 
