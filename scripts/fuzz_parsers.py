@@ -10,8 +10,7 @@ import h11
 from fuzz_engine import Target, pieces, require
 
 from nono_trio.core.http.bad_request import BadRequest
-from nono_trio.core.http.body import ChunkedBody
-from nono_trio.core.http.chunked import MAX_LINES, BadBody
+from nono_trio.core.http.chunked import MAX_LINES, BadBody, ChunkedBody
 from nono_trio.core.http.http2_head import (
     FieldFault,
     check_trailers,
@@ -124,18 +123,18 @@ def response(data: bytes) -> str:
 
 
 def chunked(data: bytes) -> str:
-    """The data is the same however the bytes come, and a plain decoder finds the same."""
+    """The body is the same however the bytes come, and h11 finds the same."""
     step, wire = (data[0] % 17 + 1 if data else 1), data[1:]
     whole, cut = _chunks(wire, len(wire) + 1), _chunks(wire, step)
     require(whole[:2] == cut[:2] or not whole[0] == cut[0] == "open", "pieces matter", whole, cut)
     if whole[0] == "done" or cut[0] == "done":
         require(whole == cut, "the end depends on the pieces", whole, cut)
-        body, used = _plain_chunks(wire)
-        require((body, used) == whole[1:], "a plain decoder differs", body, used, whole)
+        _, body, used, trailers = whole
+        require(_chunks_by_h11(wire[:used]) == (body, trailers), "h11 differs", whole)
     return whole[0]
 
 
-def _chunks(wire: bytes, step: int) -> tuple[str, bytes, int]:
+def _chunks(wire: bytes, step: int) -> tuple[str, bytes, int, list[tuple[bytes, bytes]]]:
     body, held, found, used = ChunkedBody(), b"", b"", 0
     for piece in pieces(wire, step):
         held += piece
@@ -143,28 +142,27 @@ def _chunks(wire: bytes, step: int) -> tuple[str, bytes, int]:
             try:
                 data, taken = body.read(held)
             except BadBody as fault:
-                return fault.reason, b"", 0
+                return fault.reason, b"", 0, []
             found += data
             used += taken
             held = held[taken:]
             if not taken:
                 break
-    return ("done" if body.done else "open"), found, used
+    trailers = [(name.lower(), value) for name, value in body.trailers]
+    return ("done" if body.done else "open"), found, used, trailers
 
 
-def _plain_chunks(wire: bytes) -> tuple[bytes, int]:
-    at, found = 0, b""
-    while True:
-        end = wire.index(b"\r\n", at)
-        size = int(wire[at:end].split(b";")[0], 16)
-        at = end + 2
-        if not size:
-            break
-        found += wire[at : at + size]
-        at += size + 2
-    while (end := wire.index(b"\r\n", at)) != at:
-        at = end + 2
-    return found, at + 2
+def _chunks_by_h11(wire: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.next_event()
+    connection.receive_data(wire)
+    found = b""
+    while isinstance(event := connection.next_event(), h11.Data):
+        found += event.data
+    require(isinstance(event, h11.EndOfMessage), "h11 finds no end", event)
+    require(connection.trailing_data == (b"", False), "h11 finds an earlier end", wire)
+    return found, [(bytes(name), bytes(value)) for name, value in event.headers]
 
 
 def http2_fields(data: bytes) -> str:

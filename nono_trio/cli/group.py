@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from nono_trio.cli.msgspec_import import sparing_typing_extensions
 from nono_trio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ class LazyGroup(CommandGroup):
         del ctx
         if cmd_name not in self.places:
             return None
-        module, _, attribute = self.places[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        name, _, attribute = self.places[cmd_name][0].partition(":")
+        with sparing_typing_extensions():
+            module = importlib.import_module(name)
+        command: click.Command = getattr(module, attribute)
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
@@ -82,8 +81,7 @@ class DeniedFile(msgspec.Struct, frozen=True):
     real: str | None = None
 
 
-@dataclass
-class DeniedFiles:
+class DeniedFiles(msgspec.Struct, eq=False):
     """Records the look-ups that the server at `sock` reports; `files` have a record of their own.
 
     A path that may decide about the run has a record also beyond `most`, up to MOST_TRIPPED.
@@ -96,8 +94,8 @@ class DeniedFiles:
     recorder: RecordsPayloads
     session_id: str
     most: int = MOST_RECORDS
-    judging: Judging = field(default_factory=Judging)
-    files: dict[tuple[bytes, FileAccess], DeniedFile] = field(default_factory=dict)
+    judging: Judging = msgspec.field(default_factory=Judging)
+    files: dict[tuple[bytes, FileAccess], DeniedFile] = msgspec.field(default_factory=dict)
     more: int = 0
     unknown: int = 0
     untold: int = 0
@@ -105,10 +103,14 @@ class DeniedFiles:
     lost: int = 0
     _is_whole: bool = False  # the server's last message has come
     # Arrived and not settled; a batch, and at the end what the server still had for us.
-    _open: dict[int, _LookUp] = field(default_factory=dict)
-    _limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_THREADS))
+    _open: dict[int, _LookUp] = msgspec.field(default_factory=dict)
+    _limiter: trio.CapacityLimiter = msgspec.field(
+        default_factory=lambda: trio.CapacityLimiter(_THREADS)
+    )
     # For paths that have a record in any case: others that hang must not take its time.
-    _certain: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_THREADS))
+    _certain: trio.CapacityLimiter = msgspec.field(
+        default_factory=lambda: trio.CapacityLimiter(_THREADS)
+    )
 
     async def serve(self) -> None:
         """Record until the server has ended. Raises AuditLost and SessionSealed. If cancelled, the

@@ -210,7 +210,9 @@ OTHERS = ("archive", "cleanup", "export", "hosts", "proofs", "report", "search",
         ("audit list", ("subprocess", "dataclasses", "shutil", "rich", "nono_trio.cli.programs")),
         ("audit list", ("json", "socket", "nono_trio.audit.verify.joiner")),
         ("audit list", ("nono_trio.core.policy.judging", "nono_trio.core.log.processes")),
+        ("audit list", ("typing_extensions",)),
         ("run -s -- true", ("rich", "cryptography", "h2", "keyring", "nono_trio.cli.audit")),
+        ("run -s -- true", ("h11", "dataclasses", "typing_extensions")),
     ],
 )  # fmt: skip
 def test_a_command_imports_no_module_of_others(sessions, root, line, absent):

@@ -14,7 +14,7 @@ COLLECTION = TESTS / "data" / "hostile-inputs.json"
 CASES = [
     case
     for case in json.loads(COLLECTION.read_text("utf-8"))
-    # h11 and the forwarder judge chunks, the server judges time
+    # the forwarder judges chunks, the server judges time
     if case["category"] != "timing" and not case["name"].startswith("s-chunk-")
 ]
 

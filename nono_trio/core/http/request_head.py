@@ -1,8 +1,8 @@
 r"""Parses request heads strictly: HTTP/1.0 and HTTP/1.1 only.
 
 Rules of this file:
-- h11 parses bodies later; everything that it is lenient about is refused here. h11 reads a head
-  that is accepted here as the same method, target and fields (a property test checks it).
+- h11 reads a head that is accepted here as the same method, target and fields (a property test
+  checks it).
 - Nothing is repaired. A head that two parsers could read differently is a 400: bare CR or LF,
   obs-fold, a space before the colon, two framing fields, `Content_Length`.
 - Regular expressions over whole blocks accept a head; head_errors.py explains a refusal.

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 from msgspec.structs import replace
 
-from nono_trio.core.http.body import Body, ChunkedBody, EndlessBody, LengthBody
+from nono_trio.core.http.body import Body, EndlessBody, LengthBody
+from nono_trio.core.http.chunked import ChunkedBody
 from nono_trio.core.http.field_block import BlockMemory, WrittenFields
 from nono_trio.core.http.header_fields import (
     connection_options,

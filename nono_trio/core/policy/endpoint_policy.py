@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import importlib
 import shlex
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from nono_trio.core.http.override_fields import is_override_field
 from nono_trio.core.log.redaction import REDACTED, redact_path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,8 +42,7 @@ class JudgesMessages(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointVerdict:
+class EndpointVerdict(msgspec.Struct, frozen=True):
     """The policy's answer about one request.
 
     `target` is what is sent upstream, in origin-form; "" if the target has no canonical spelling.

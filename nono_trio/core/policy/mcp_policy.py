@@ -12,8 +12,10 @@ Rules of this file:
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from nono_trio.core.http.mcp_message import BadMessage
 from nono_trio.core.http.mcp_reader import check_fields, read_messages

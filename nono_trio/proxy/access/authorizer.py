@@ -18,7 +18,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import dataclasses
 import hmac
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias, final
 
@@ -26,8 +25,8 @@ import msgspec
 from msgspec.structs import replace
 
 from nono_trio.core.http.bad_request import BadRequest
-from nono_trio.core.http.body import Body, ChunkedBody, LengthBody
-from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.body import Body, LengthBody
+from nono_trio.core.http.chunked import BadBody, ChunkedBody
 from nono_trio.core.http.field_block import MAX_REMEMBERED, MEMORY, MOST_FIELDS, remember
 from nono_trio.core.http.header_fields import presented_token
 from nono_trio.core.http.hidden_request import REASON, HiddenRequest, has_unusual_body
@@ -272,7 +271,7 @@ def judged(policy: Policy, scheme: str, request: HttpRequest, decision: Decision
         if offered_key(head) is not None:
             verdict = messages.upgrade()
         elif not messages.are_about(has_body=head.length > 0 or head.body == "chunked"):
-            verdict = dataclasses.replace(verdict, messages=None)
+            verdict = replace(verdict, messages=None)
     return with_endpoint(decision, verdict)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from nono_trio.core.http.body import ChunkedBody, EndlessBody, LengthBody
-from nono_trio.core.http.chunked import BadBody
+from nono_trio.core.http.body import EndlessBody, LengthBody
+from nono_trio.core.http.chunked import BadBody, ChunkedBody
 from nono_trio.core.http.header_fields import end_to_end_trailers
 from nono_trio.core.http.http1 import CLOSE, UNFRAMED, MessageWriter
 from nono_trio.core.http.response_head import MAX_INTERIM, BadResponse, parse_response, response_end

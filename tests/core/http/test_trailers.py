@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nono_trio.core.http.body import ChunkedBody
-from nono_trio.core.http.chunked import MAX_CHUNK_LINE, BadBody, ChunkGuard
+from nono_trio.core.http.chunked import MAX_CHUNK_LINE, BadBody, ChunkedBody
 from nono_trio.core.http.header_fields import end_to_end_trailers
 from nono_trio.core.http.hidden_request import hides_request
 from nono_trio.core.http.http1 import MessageWriter
@@ -65,9 +64,9 @@ def test_they_are_read_however_they_come(expected, lines, step) -> None:
 def test_no_prefix_is_an_end(lines) -> None:
     wire = b"0\r\n" + lines + b"\r\n"
     for end in range(len(wire)):
-        guard = ChunkGuard()
-        assert guard.take(wire[:end]) == end
-        assert not guard.done
+        body = ChunkedBody()
+        assert body.read(wire[:end])[1] == end
+        assert not body.done
 
 
 def spellings(name: bytes) -> set[bytes]:
@@ -105,20 +104,6 @@ def test_their_number_and_their_bytes_are_bounded() -> None:
         read(b"0\r\n" + longest * 8 + line, 1 << 20)
     with pytest.raises(BadBody, match="longer than 1024 bytes"):
         read(b"0\r\nb" + longest, 1 << 20)
-
-
-class Forgetful(ChunkGuard):
-    """A guard that finds the end and no trailer."""
-
-    def take(self, raw: bytes) -> int:
-        taken = super().take(raw)
-        self.trailers.clear()
-        return taken
-
-
-def test_trailers_that_only_h11_reads_are_refused() -> None:
-    with pytest.raises(BadBody, match="read in two ways"):
-        ChunkedBody(Forgetful()).read(b"0\r\nA: b\r\n\r\n")
 
 
 names = st.from_regex(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,12}", fullmatch=True).map(str.encode)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nono_trio.core.http.body import ChunkedBody, EndlessBody, LengthBody
+from nono_trio.core.http.body import EndlessBody, LengthBody
+from nono_trio.core.http.chunked import ChunkedBody
 from nono_trio.core.http.http1 import MessageWriter
 from nono_trio.core.http.message import HTTP1_STREAM
 from nono_trio.core.http.response_head import (
