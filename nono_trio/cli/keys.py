@@ -23,7 +23,7 @@ from nono_trio.core.late import late_pattern
 from nono_trio.core.proof import base64_text
 from nono_trio.core.proof.note import verifier_key
 from nono_trio.core.proof.tree_head import ledger_origin, session_origin
-from nono_trio.errors import NonoTrioError, UsageError
+from nono_trio.errors import NonoTrioError, UsageError, path_hint
 from nono_trio.posix.account import expand_home
 
 LEDGER = "ledger"
@@ -70,9 +70,10 @@ def generate(name: str | None, file: str | None, as_json: bool, audit_dir: str |
     try:
         public = key_store.generate(path).public
     except OSError as error:
+        there = next(filter(os.path.exists, path.parents))
         raise UsageError(
             f"{path} can't be made: {error.strerror or error}",
-            hint="name a file in a directory of yours: --file FILE",
+            hint=path_hint(there, error, "its directory"),
         ) from error
     if as_json:
         from nono_trio.cli.answers import GeneratedKey

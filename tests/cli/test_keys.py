@@ -44,3 +44,11 @@ def test_a_verifier_key_is_for_a_session_that_can_be(sessions: Sessions) -> None
     refused = sessions.call("keys", "export", "--vkey", "lates")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "expected a session, got 'lates'" in refused.stderr
+
+
+@pytest.mark.parametrize("place", ["/proc/KEY", "/proc/a/b/KEY"])
+def test_a_key_that_cannot_be_made_gets_a_hint_that_works(sessions: Sessions, place: str) -> None:
+    refused = sessions.call("keys", "generate", "--file", place)
+    assert refused.returncode == 2
+    assert f"{place} can't be made" in refused.stderr
+    assert refused.stderr.endswith("hint: look at its directory: ls -ld /proc\n")

@@ -70,8 +70,8 @@ if TYPE_CHECKING:
 
 Outcome: TypeAlias = Literal["recovered", "sealed", "running", "tampered", "unreadable", "failed"]
 
-# The exit codes of `audit verify` for the same session; 4 is a log of ours that could not be
-# sealed.
+# The exit codes of `audit verify` for the same session, but the log of a sealed one is not read. 4
+# is a log of ours that could not be sealed.
 EXIT_CODES: dict[Outcome, int] = {
     "recovered": 0,
     "sealed": 0,

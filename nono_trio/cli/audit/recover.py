@@ -113,6 +113,8 @@ def _hint(answer: Recovery) -> str | None:
         if answer.hint is not None:
             return answer.hint
         return f"`nono-trio audit verify {name}` proves it"
+    if answer.outcome == "sealed":
+        return f"the log was not read: `nono-trio audit verify {name}` checks it"
     if answer.outcome == "tampered":
         return f"`nono-trio audit verify {name}` says where; keep its files as evidence"
     if answer.outcome == "running":

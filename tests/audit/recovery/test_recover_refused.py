@@ -181,7 +181,11 @@ def test_one_session(run, root):
         " audit-events.ndjson.torn; how the command ended is not known\n",
         f"hint: `nono-trio audit verify {ID}` proves it\n",
     )
-    assert run(ID) == (0, f"sealed      {ID}  8 records, sealed before: nothing to do\n", "")
+    assert run(ID) == (
+        0,
+        f"sealed      {ID}  8 records, sealed before: nothing to do\n",
+        f"hint: the log was not read: `nono-trio audit verify {ID}` checks it\n",
+    )
 
 
 def test_a_signed_session_is_recovered_with_its_key_and_its_ledger_is_signed(run, root, capsys):
