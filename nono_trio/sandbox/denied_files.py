@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 import trio
@@ -65,7 +65,7 @@ class RecordsPayloads(Protocol):
         ...
 
 
-class _LookUp(NamedTuple):
+class _LookUp(msgspec.Struct, frozen=True):
     number: int
     thread: int
     creates: bool
@@ -257,7 +257,7 @@ class DeniedFiles(msgspec.Struct, eq=False):
             return
 
 
-class _Found(NamedTuple):
+class _Found(msgspec.Struct, frozen=True):
     is_directory: bool
     process: int
     real: str | None = None

@@ -25,7 +25,9 @@ import os
 import resource
 import sys
 import threading
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from nono_trio.proxy.limits import MAX_PIPES, PIPE_BYTES, most_pipes
 from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
@@ -41,7 +43,7 @@ _CANNOT: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNO
 _places: Final = threading.BoundedSemaphore(MAX_PIPES)  # of this process; a pipe has one
 
 
-class Pipe(NamedTuple):
+class Pipe(msgspec.Struct, frozen=True):
     """A pipe that does not block: its two descriptors."""
 
     read_end: int

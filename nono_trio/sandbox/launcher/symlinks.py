@@ -4,8 +4,6 @@ Works in the file system of this process or below another root; then absolute sy
 root. The view makes every symlink on the way to a grant again.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from typing import NamedTuple

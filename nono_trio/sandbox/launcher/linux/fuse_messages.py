@@ -5,13 +5,9 @@ sends is cut by its own lengths; a message that is too short raises struct.error
 the machine's byte order and without alignment of its own, as the kernel's structures have it.
 """
 
-from __future__ import annotations
-
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 LOOKUP: Final = 1
 FORGET: Final = 2

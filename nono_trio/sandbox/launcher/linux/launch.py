@@ -7,20 +7,22 @@ terminal, capabilities dropped, Landlock, seccomp; "ready"; on "go", exec. The f
 waits for PID 1, because the kernel ends the namespace with it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
 import socket
 import stat
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import NamedTuple, NoReturn
 
 from .. import protocol
+from ..cage_plan import CageGrant, CagePlan, Identity
 from ..import_freeze import freeze_imports
 from ..nono_py import load_library
 from ..process_tree import Freezer, end_descendants
 from ..steps import (
+    ChildSide,
     StageError,
     fork_child,
     granted,
@@ -43,14 +45,6 @@ from .network import OuterNetwork, loopback_dns
 from .packet_capture import LOOPBACK_CAPTURE, refused_loopback
 from .signal_scope import enter_signal_scope
 from .view_mount import AnsweringView
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from types import ModuleType
-
-    from ..cage_plan import CageGrant, CagePlan, Identity
-    from ..steps import ChildSide
-
 
 # The supervisor surveys the home within two seconds and then closes its end.
 SUPERVISOR_SECONDS = 10.0

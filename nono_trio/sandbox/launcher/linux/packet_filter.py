@@ -6,15 +6,11 @@ Rules of this file:
 - Any packet that a program can't read is dropped.
 """
 
-from __future__ import annotations
-
 import ctypes
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 # An allowlist has some addresses. The kernel gives a program 20 KiB, and this is a third of it.
 MOST_NETWORKS: Final = 64

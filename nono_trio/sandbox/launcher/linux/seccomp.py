@@ -8,19 +8,15 @@ the memory behind its pointers; a call that it can't judge from these is refused
 a second set of call numbers. The rules are in call_rules.py.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from . import syscalls
 from .call_numbers import ARCHITECTURES, NEWEST, number_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 NOTIFY = -1  # instead of an errno: the call waits for an answer on the notification descriptor
 

@@ -9,18 +9,14 @@ The messages are those of nfnetlink (linux/netfilter/nf_tables.h): one batch, wh
 as a whole or refuses as a whole.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from .namespaces import LISTEN_BACKLOG
 from .netlink import attribute
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # The names of the sockets at the hand-over.
 EVERY_PORT: Final = ("tcp4:*", "tcp6:*")

@@ -10,8 +10,6 @@ Rules: if a machine refuses a step, the plain view remains, and it is complete. 
 keeps the descriptor of /dev/fuse: the kernel ends waiting requests when the last one is closed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

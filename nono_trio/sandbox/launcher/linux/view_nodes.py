@@ -1,17 +1,12 @@
 """The places of the answering view as FUSE has them: by number, with attributes and children."""
 
-from __future__ import annotations
-
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from . import fuse_messages as fuse
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .view_tree import Place
+from .view_tree import Place
 
 
 class Node(NamedTuple):

@@ -11,8 +11,6 @@ kept for it and sent later. The number of names, of waiting requests and of kept
 It opens one file: /proc/THREAD/syscall of the thread that waits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
@@ -20,7 +18,8 @@ import select
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from .. import protocol
 from ..import_freeze import freeze_imports
@@ -30,9 +29,6 @@ from .creating_calls import creates_file, creating_calls
 from .view_nodes import Node, numbered
 from .view_reports import ACKNOWLEDGED, NO_PATH, Reports
 from .view_tree import Place, TreeError, decode_tree, is_below
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 # A commit takes less than a millisecond, but a busy machine may be late; a person waits this long.
 ANSWER_SECONDS: Final = 3.0

@@ -4,14 +4,10 @@ It is read from the complete plain view, so both views show the same. Rules: mou
 a tree from another process is checked by type.
 """
 
-from __future__ import annotations
-
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 _TYPES: Final = (str, int, int, int, str, bool)
 
