@@ -50,10 +50,8 @@ class HiddenRequest:
         like a request. The pieces before can have been a part of its first word only."""
         if self._beginning is None:
             return False
-        beginning = (self._beginning + data[: MAX_METHOD * 2]).lstrip(_BLANKS)
-        if not beginning and len(data) > MAX_METHOD * 2:  # nothing but blanks so far
-            beginning = data.lstrip(_BLANKS)[: MAX_METHOD * 2]
-        self._beginning = beginning
+        word = data if self._beginning else data.lstrip(_BLANKS)
+        self._beginning = beginning = self._beginning + word[: MAX_METHOD + 1]
         if _BEGINS_REQUEST.match(beginning):
             return True
         if not _MAY_BEGIN_ONE.fullmatch(beginning):

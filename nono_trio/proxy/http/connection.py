@@ -369,6 +369,8 @@ class HttpConnection(TunnelHandler):
         elif exchange.response_stream.done:
             if self._client.unread or not exchange.request_stream.complete:
                 await self._client.drain(self._proxy.limits.linger)
+            else:
+                await self._client.finish(self._proxy.limits.idle)
         elif request.head.version == "1.0":  # there the end of the connection is the end of a body
             self._client.transport.reset()
         return False

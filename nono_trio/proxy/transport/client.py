@@ -162,6 +162,13 @@ class Client:
                 discarded += len(data)
                 await turn()
 
+    async def finish(self, seconds: float) -> None:
+        """Wait until our end can go out with `close`, `seconds` from one time that the client is
+        ready to the next. Raises only Cancelled."""
+        with suppress(OSError, Expired):
+            while not self.transport.finish():
+                await self.pause(seconds)
+
     def close(self) -> None:
         """As `Transport.close`."""
         self.transport.close()

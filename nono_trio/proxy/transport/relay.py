@@ -3,7 +3,8 @@
 Rules of this file:
 - Bytes that were read are held until they are sent, and no more are read until then. That is the
   backpressure.
-- The end of one direction is passed on as a shutdown and leaves the other direction open.
+- The end of one direction is passed on as a shutdown and leaves the other direction open. A
+  direction that has not ended is cut off for its sink too.
 - No direction waits, so both share one coroutine and one buffer.
 - Bytes between two TCP sockets that come in large pieces go through a pipe instead (splice.py),
   unless something of ours must see them. All rules hold for both ways.
@@ -329,20 +330,24 @@ class Relay:
         self._has_ended = True
 
     def release(self) -> None:
-        """Drop the bytes that both directions hold. Must be called at the end."""
-        self.up.release()
-        self.down.release()
+        """Drop the bytes that both directions hold, and cut off those that have not ended. Must be
+        called at the end, before the transports are closed."""
+        for one in (self.up, self.down):
+            one.release()
+            if not one.done:
+                one.sink.cut()
 
     def _pass_ends(self) -> bool:
-        """Pass on the first direction's end; the second's, when True is returned, goes out with
-        the transports' close."""
-        if self.up.done and self.down.done:
-            return True
-        if self._first_ended is None:
-            self._first_ended = self.up if self.up.done else self.down
-        if not self._is_end_out:
-            self._is_end_out = self._first_ended.sink.shutdown()
-        return False
+        """Pass on the first direction's end. Return True once that is out and the second's can go
+        out with the transports' close."""
+        first = self._first_ended
+        if first is None:
+            first = self._first_ended = self.up if self.up.done else self.down
+        if not (self.up.done and self.down.done):
+            self._is_end_out = self._is_end_out or first.sink.shutdown()
+            return False
+        # The closes are ends too. The first sink has both only if its shutdown had to wait.
+        return first.sink.finish() and first.source.finish()
 
     def _ended_by(self) -> ClosedBy | None:
         return None if self._first_ended is None else self._first_ended.source.side

@@ -207,10 +207,19 @@ class TlsTransport:
 
     def shutdown(self) -> bool:
         """As `Transport.shutdown`: close_notify, then the end of `below`."""
+        self._closes_below = self._closes_below or not self._has_shut
+        return self.finish()
+
+    def finish(self) -> bool:
+        """As `Transport.finish`: close_notify."""
         if not self._has_shut:
-            self._has_shut = self._closes_below = True
+            self._has_shut = True
             self._close_notify()
         return self._flush()
+
+    def cut(self) -> None:
+        """As `Transport.cut`: no close_notify follows."""
+        self._is_cut = True
 
     def reset(self) -> None:
         """As `Transport.reset`."""

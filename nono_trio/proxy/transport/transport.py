@@ -123,6 +123,16 @@ class Transport(Protocol):
         then, call it again each time that the connection is woken."""
         ...
 
+    def finish(self) -> bool:
+        """Have our end ready to go out with `close`. Return whether nothing of it must wait; until
+        then, call it again each time that the connection is woken."""
+        ...
+
+    def cut(self) -> None:
+        """Have `close` not say that what was sent is complete, if the protocol can say so. Raises
+        nothing."""
+        ...
+
     def reset(self) -> None:
         """Make `close` a reset, so that the peer does not take what it has received as complete."""
         ...
@@ -245,6 +255,13 @@ class TcpTransport(Watch):
         except OSError as error:
             raise SideFailed(self.side, error.errno) from error
         return True
+
+    def finish(self) -> bool:
+        """As `Transport.finish`: the close itself is the end."""
+        return True
+
+    def cut(self) -> None:
+        """As `Transport.cut`: only a reset could say so, and it destroys bytes on their way."""
 
     def reset(self) -> None:
         """As `Transport.reset`."""

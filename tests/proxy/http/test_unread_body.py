@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from origin import serving
 from running_proxy import http, running, until
 from transparent_cage import cage, get
@@ -138,6 +140,31 @@ async def test_a_body_that_comes_byte_by_byte_ends_before_it_is_a_request():
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 3, 10_000])
 def test_beginnings_of_requests_are_detected(body, begins, size):
+    hidden = HiddenRequest()
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    assert any(hidden.is_in(piece) for piece in pieces) is begins
+
+
+@pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 10_000])
+@pytest.mark.parametrize("method", [b"A", b"GET", b"x" * 64])
+def test_no_number_of_blanks_hides_the_beginning_of_a_request(method, size):
+    for blanks in range(300):
+        hidden, body = HiddenRequest(), b" " * blanks + method + b" /hidden HTTP/1.1\r\n"
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        assert any(hidden.is_in(piece) for piece in pieces), blanks
+
+
+@given(
+    st.lists(
+        st.sampled_from([b" ", b"\r\n", b"\t" * 60, b"x" * 63, b"GET", b"/", b"{"]), max_size=9
+    ),
+    st.integers(1, 200),
+)
+def test_the_verdict_about_a_beginning_does_not_depend_on_the_pieces(parts, size):
+    body = b"".join(parts)
+    word = body.lstrip(b" \r\n\t")
+    letters = len(word) - len(word.lstrip(b"xGET"))
+    begins = 0 < letters <= 64 and word[letters : letters + 1] in (b" ", b"\r", b"\t")
     hidden = HiddenRequest()
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     assert any(hidden.is_in(piece) for piece in pieces) is begins

@@ -25,7 +25,7 @@ from nono_trio.proxy.transport.epoll import Readiness
 from nono_trio.proxy.transport.relay import Relay, RelayBuffer
 from nono_trio.proxy.transport.tls import TlsTransport
 from nono_trio.proxy.transport.tls_records import BATCH, RecordBatches
-from nono_trio.proxy.transport.transport import SideFailed, TcpTransport
+from nono_trio.proxy.transport.transport import SideFailed, TcpTransport, reset
 from nono_trio.waker import Waker
 
 if TYPE_CHECKING:
@@ -266,6 +266,77 @@ async def test_a_relays_end_that_does_not_fit_goes_out_when_the_socket_takes_byt
             client.shutdown(socket.SHUT_WR)
             await relay.run(rest)
         assert relay.closed_by == "client"
+
+
+@versions
+async def test_the_second_end_that_does_not_fit_goes_out_before_the_close(
+    contexts, version, monkeypatch
+):
+    monkeypatch.setattr(Full, "is_open", True)
+    async with ends(contexts, version, transport=Full) as two:
+        await two.shake_hands()
+        two.read_peer()
+        near, client = tcp_pair()
+        relay = Relay(TcpTransport(near, "client", two.waker, Readiness()), two.ours, RelayBuffer())
+        rested = False
+
+        async def rest(move: Callable[[], bool]) -> None:
+            nonlocal rested
+            rested = relay.up.done and relay.down.done
+            two.hear()
+            with pytest.raises(ssl.SSLWantReadError):
+                two.peer.unwrap()
+            monkeypatch.setattr(Full, "is_open", True)
+            while move():
+                two.hear()
+                await trio.sleep(0.001)
+
+        with suppress(ssl.SSLWantReadError):
+            two.peer.unwrap()
+        two.wire.sendall(two.outgoing.read())
+        await until(lambda: two.ours.readable)
+        monkeypatch.setattr(Full, "is_open", False)
+        with near, client, trio.fail_after(BOUND):
+            client.shutdown(socket.SHUT_WR)
+            await relay.run(rest)
+        assert rested
+        two.hear()
+        two.peer.unwrap()  # raises without close_notify
+        assert relay.closed_by == "client"
+
+
+@versions
+@pytest.mark.parametrize("is_cut", [True, False])
+async def test_what_was_cut_off_is_cut_off_for_the_other_side(contexts, version, is_cut):
+    async with ends(contexts, version) as two:
+        await two.shake_hands()
+        two.read_peer()
+        near, client = tcp_pair()
+        relay = Relay(TcpTransport(near, "client", two.waker, Readiness()), two.ours, RelayBuffer())
+
+        async def rest(move: Callable[[], bool]) -> None:
+            while move():
+                two.hear()
+                with suppress(ssl.SSLWantReadError):
+                    if not two.peer.read(10):
+                        two.peer.unwrap()
+                        await two.say()
+                await trio.sleep(0.001)
+
+        client.sendall(b"half")
+        if is_cut:
+            reset(client)
+            client.close()
+        else:
+            client.shutdown(socket.SHUT_WR)
+        with near, client, trio.fail_after(BOUND):
+            await relay.run(rest)
+        relay.release()
+        two.ours.close()
+        two.hear()
+        with pytest.raises(ssl.SSLWantReadError) if is_cut else suppress(ssl.SSLZeroReturnError):
+            while two.peer.read(10):
+                pass
 
 
 @versions
