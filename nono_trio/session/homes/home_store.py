@@ -10,7 +10,8 @@
 Rules of this file: everything in `home/` is hostile, and in landlock isolation so are the modes
 around it; paths are gone through by descriptors, never through symlinks; what belongs to another
 user is refused. A home appears under its name only once it is whole: it is made, filled and locked
-as `.new-...`, then renamed. One that is removed is renamed first, so that no session takes it up.
+as `.new-...`, then renamed. One that is removed is renamed first, so that no session takes it up,
+and its lock goes last: a removal that was killed leaves no lock held, and the next command ends it.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class HomeRoot:
         except BaseException:
             self.close()
             raise
+        self._path = path
 
     def close(self) -> None:
         """Close it; the entries that were taken stay taken."""
@@ -118,19 +120,31 @@ class HomeRoot:
                 return HomeEntry(self, temporary, directory, lock)
 
     def take(self, name: str) -> HomeEntry | None:
-        """Open and lock the home of a name; None if it is missing, or a session has it."""
+        """Open and lock the home of a name; None if it is missing, or a session has it.
+
+        A `home/` that is gone is made again, empty: only so can a user go on with it or remove it.
+        """
         try:
             directory = open_directory(name, self.descriptor)
         except FileNotFoundError:
             return None
         with _closed_on_error(directory):
             _require_own(directory, name)
-            with _closed_on_error(_open_lock(directory)) as lock:
+            with _closed_on_error(self._open_lock(name, directory)) as lock:
                 if _locked(lock) and self._is_still(name, directory):
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(HOME, 0o700, dir_fd=directory)
                     return HomeEntry(self, name, directory, lock)
             os.close(lock)
         os.close(directory)
         return None
+
+    def _open_lock(self, name: str, directory: int) -> int:
+        try:
+            return _open_lock(directory)
+        except OSError as error:
+            path = os.path.join(self._path, name, _LOCK)
+            raise OSError(error.errno, error.strerror, path) from error
 
     def has(self, name: str) -> bool:
         """Return whether anything has the name."""
@@ -149,15 +163,10 @@ class HomeRoot:
         try:
             with entered(name, self.descriptor) as directory:
                 _require_own(directory, name)
-                with entered(HOME, directory) as home:
-                    facts = read_facts(directory)
-                    placed = (
-                        frozenset(path for path, _, _ in facts.places) if facts else frozenset()
-                    )
-                    content = survey(home, without=placed, most=_MAX_LISTED, seconds=_LIST_SECONDS)
-                    return StoredHome(
-                        name, _is_held(directory), facts, content, os.fstat(directory).st_mtime
-                    )
+                facts, used = read_facts(directory), os.fstat(directory).st_mtime
+                return StoredHome(
+                    name, _is_held(directory), facts, _content(directory, facts), used
+                )
         except OSError:  # no directory, another user's, or removed at this moment
             return None
 
@@ -165,21 +174,27 @@ class HomeRoot:
         """Remove a home that is taken."""
         gone = f"{_GONE}{os.urandom(8).hex()}"
         os.rename(entry.name, gone, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
-        return remove_temporary(gone, _REMOVE_SECONDS, parent=self.descriptor)
+        return self._remove(gone)
+
+    def _remove(self, name: str) -> bool:
+        """Remove an entry; its `home/` first, which takes long, and the lock stays meanwhile."""
+        with contextlib.suppress(OSError), entered(name, self.descriptor) as directory:
+            remove_temporary(HOME, _REMOVE_SECONDS, parent=directory)
+        return remove_temporary(name, _REMOVE_SECONDS, parent=self.descriptor)
 
     def clean(self) -> None:
-        """Remove what a killed session or removal left half done."""
+        """Remove what a killed session or removal left half done, whatever is missing of it."""
         for name in names_in(self.descriptor, _MOST_ENTRIES):
             if not name.startswith((_NEW, _GONE)):
                 continue
             with contextlib.suppress(OSError):
-                status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
-                if time.time() - status.st_mtime < _ABANDONED_SECONDS:
-                    continue
-                entry = self.take(name)
-                if entry is not None:
-                    with contextlib.closing(entry):
-                        remove_temporary(name, _REMOVE_SECONDS, parent=self.descriptor)
+                with entered(name, self.descriptor) as directory:
+                    _require_own(directory, name)
+                    age = time.time() - os.fstat(directory).st_mtime
+                    is_young = name.startswith(_NEW) and age < _ABANDONED_SECONDS
+                    if is_young or _is_held(directory):
+                        continue
+                self._remove(name)
 
 
 class HomeEntry:
@@ -282,9 +297,18 @@ def read_facts(directory: int) -> HomeFacts | None:
         return None
 
 
+def _content(directory: int, facts: HomeFacts | None) -> TreeSurvey:
+    """Count the files in an entry's `home/` but for places of grants; none where it is gone."""
+    places = facts.places if facts is not None else ()
+    with contextlib.suppress(FileNotFoundError), entered(HOME, directory) as home:
+        without = frozenset(path for path, _, _ in places)
+        return survey(home, without=without, most=_MAX_LISTED, seconds=_LIST_SECONDS)
+    return TreeSurvey()
+
+
 def _open_lock(directory: int) -> int:
     """Open the lock, made again where it is gone; its mode may forbid it."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         lock = os.open(_LOCK, flags, 0o600, dir_fd=directory)
     except PermissionError:
@@ -305,7 +329,14 @@ def _locked(lock: int) -> bool:
 
 
 def _is_held(directory: int) -> bool:
-    lock = _open_lock(directory)
+    """Return whether a session or a removal has an entry; nobody locks what is no file."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        lock = os.open(_LOCK, flags, dir_fd=directory)
+    except PermissionError:
+        lock = _open_lock(directory)
+    except OSError:
+        return False
     try:
         return not _locked(lock)
     finally:

@@ -204,6 +204,7 @@ class Homes:
             except FileNotFoundError:
                 raise _no_such_home(name) from None
             with contextlib.closing(root):
+                root.clean()  # also the rest of a removal of this home that was killed
                 whole = _one_of(root.names(), name)
                 try:
                     entry = root.take(whole)
@@ -215,10 +216,9 @@ class Homes:
                     )
                 with contextlib.closing(entry):
                     key = entry.key_of_tokens()
-                    is_whole = root.remove(entry)
-                    if key is not None:
+                    if key is not None:  # first: who is killed here finds the home by its name
                         forget_key(key)
-                    if not is_whole:
+                    if not root.remove(entry):
                         raise NonoTrioError(
                             f"home {whole} could not be removed whole",
                             hint=f"what is left is in {self.root}",
@@ -265,15 +265,22 @@ def _copy(root: HomeRoot, source: str, entry: HomeEntry, facts: HomeFacts, name:
     entry.notes.append(text if copied.whole else f"{text} in part (a copy has its bounds)")
 
 
+def _place(root: str, error: OSError) -> str | None:
+    """Return the path of what is in the way, if the error has one below the directory of homes."""
+    named = error.filename
+    return named if isinstance(named, str) and named.startswith(f"{root}/") else None
+
+
 @contextlib.contextmanager
 def _telling_errors(root: str) -> Iterator[None]:
     """Turn what the system refuses into an error of a command that needs no cage."""
     try:
         yield
     except OSError as error:
+        place = _place(root, error)
         raise NonoTrioError(
-            f"the homes in {root} can't be used: {error.strerror or error}",
-            hint=path_hint(root, error),
+            f"{place or f'the homes in {root}'} can't be used: {error.strerror or error}",
+            hint=path_hint(place or root, error),
         ) from error
 
 
@@ -283,7 +290,8 @@ def _failing(root: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        place = _place(root, error) or f"the homes in {root}"
         raise CageFailed(
-            f"the homes in {root} can't be used: {error.strerror or error}",
+            f"{place} can't be used: {error.strerror or error}",
             hint=f"{FLAG} private needs none of them",
         ) from error

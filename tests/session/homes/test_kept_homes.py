@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -501,16 +502,59 @@ def test_homes_that_are_made_later_are_not_seen_in_a_cage_around_them(sessions, 
     assert said.split("\n\n")[-1].splitlines() == [f"{share}/nono-trio/homes:"]  # covered
 
 
-def test_a_home_under_construction_is_not_taken_and_old_ones_are_cleaned(sessions, work):
+def test_a_home_under_construction_is_not_taken_and_what_was_killed_is_cleaned(sessions, work):
     root = sessions.home / ".local/share/nono-trio/homes"
     root.mkdir(parents=True, mode=0o700)
-    old, young = root / ".new-old", root / ".gone-young"
-    for directory in (old, young):
-        (directory / "home").mkdir(parents=True)
-    os.utime(old, (0, 0))
-    assert shell(sessions, work, ["--home", "kept"], "true").returncode == 0
-    assert not old.exists()
-    assert young.exists()
+    old, bare, young, gone, empty, at_work = (
+        root / name
+        for name in (".new-old", ".new-bare", ".new-young", ".gone-x", ".gone-empty", ".gone-held")
+    )
+    for directory in (old, young, gone, at_work):
+        (directory / "home" / "deep").mkdir(parents=True)
+        (directory / "home" / "deep" / "login").write_text("secret")
+    bare.mkdir()
+    empty.mkdir()
+    for directory in (old, bare):
+        os.utime(directory, (0, 0))
+    with (at_work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert shell(sessions, work, ["--home", "kept=h"], "true").returncode == 0
+        assert {path.name for path in root.iterdir()} == {
+            "h.namespace", ".new-young", ".gone-held",
+        }  # fmt: skip
+    done = sessions.call("home", "remove", "h")  # this ends a killed removal too
+    assert (done.returncode, done.stderr) == (0, "nono-trio: home h.namespace is removed\n")
+    assert [path.name for path in root.iterdir()] == [".new-young"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+def test_a_lock_that_is_no_file_is_named(sessions, work, kind):
+    assert shell(sessions, work, ["--home", "kept=h"], "echo x >~/x").returncode == 0
+    lock = entry(sessions, "h.namespace") / "lock"
+    lock.unlink()
+    {
+        "pipe": lambda: os.mkfifo(lock),
+        "link": lambda: lock.symlink_to("home"),
+        "directory": lock.mkdir,
+    }[kind]()
+    assert [(home["name"], home["in_use"]) for home in listed(sessions)] == [("h.namespace", False)]
+    done = shell(sessions, work, ["--home", "kept=h"], "true")
+    assert (done.returncode, f"{lock} can't be used: " in done.stderr) == (126, True), done.stderr
+    done = sessions.call("home", "remove", "h")
+    assert (done.returncode, f"{lock} can't be used: " in done.stderr) == (1, True), done.stderr
+    assert f"hint: look at it: ls -ld {lock}\n" in done.stderr
+
+
+def test_a_home_whose_files_are_gone_is_listed_used_and_removed(sessions, work):
+    for after in ("use", "removal"):
+        assert shell(sessions, work, ["--home", "kept=h"], "echo x >~/x").returncode == 0
+        shutil.rmtree(entry(sessions, "h.namespace") / "home")
+        assert [(home["name"], home["files"]) for home in listed(sessions)] == [("h.namespace", 0)]
+        if after == "use":
+            done = shell(sessions, work, ["--home", "kept=h"], "ls -A ~; echo y >~/y; cat ~/y")
+            assert (done.returncode, done.stdout) == (0, "work\ny\n"), done.stderr
+    done = sessions.call("home", "remove", "h")
+    assert (done.returncode, homes(sessions)) == (0, []), done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user: only root meets another's home")

@@ -222,3 +222,16 @@ def test_a_copy_of_a_home_has_its_own_key_and_removal_forgets_one(ring, tmp_path
     assert opened(beside).logins == LOGINS
     homes.remove(second.name)
     assert ring.passwords() == {}
+
+
+def test_a_removal_that_is_killed_is_ended_by_the_next_one(ring, tmp_path) -> None:
+    environment = {
+        **os.environ, "PYTHONPATH": str(SUPPORT),
+        "PYTHON_KEYRING_BACKEND": "file_keyring.Keyring",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(SUPPORT / "removal_killed.py"), str(tmp_path / "homes")],
+        env=environment, capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 10
