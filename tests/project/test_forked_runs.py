@@ -40,8 +40,7 @@ FORKED = f"""
 import sys
 sys.path.insert(0, {str(SUPPORT)!r})
 import forked_runs, random
-for name in forked_runs.MODULES:
-    __import__(name)
+forked_runs.import_modules()
 print(*sys.modules)
 """
 

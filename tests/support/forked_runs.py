@@ -28,6 +28,15 @@ DESCRIPTORS = 4  # of a message: stdin, stdout, stderr, and the socket for pid a
 INT = 4
 
 
+def import_modules() -> None:
+    """Import MODULES as the command does."""
+    from nono_trio.cli.msgspec_import import sparing_typing_extensions
+
+    with sparing_typing_extensions():
+        for name in MODULES:
+            __import__(name)
+
+
 def main(descriptor: int, console_script: str) -> None:
     """Import, and fork a run for each message."""
     sys.path[0] = os.path.dirname(console_script)  # as for the script itself
@@ -35,8 +44,7 @@ def main(descriptor: int, console_script: str) -> None:
 
     startup.begin()
     startup.collect_rarely()
-    for name in MODULES:
-        __import__(name)
+    import_modules()
     import random
 
     generators = [each for each in gc.get_objects() if isinstance(each, random.Random)]
