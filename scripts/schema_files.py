@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nono_trio.audit.recovery.cleanup import Cleanup
 from nono_trio.audit.recovery.ledger_repair import Repair
 from nono_trio.audit.recovery.recover import Recovery
 from nono_trio.audit.verify.verdict import Verification
 from nono_trio.cli import answers, process_answers
+from nono_trio.cli.audit.cleanup_answer import Cleanup
 from nono_trio.cli.audit.show_answer import ShowAnswer
 from nono_trio.core.export.ndjson import ExportedLine
 from nono_trio.core.log.attestation import AttestationBundle, Statement

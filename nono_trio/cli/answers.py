@@ -3,8 +3,8 @@
 Rules of this file: a field never changes its meaning and never goes while JSON_SCHEMA stays the
 same. A new field that older answers lack is UNSET by default. Answers that come whole from another
 folder (`Verification`, `Recovery`, `Repair`) have their types there. Those of `ps`, `stop`,
-`inspect` and `doctor` are in process_answers.py, that of `audit show` is in audit/show_answer.py:
-they import more.
+`inspect` and `doctor` are in process_answers.py, those of `audit show` and `audit cleanup` are in
+audit/show_answer.py and audit/cleanup_answer.py: they import more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Root works in another user's directories as that user, so that no file there becomes root's.
 
 The owner of a directory can fill it with symlinks and hard links. As the owner, the kernel refuses
-what the owner could not have done. Road not taken: opening each file with checks and changing its
-owner afterwards, which every place that writes would have to get right.
+what the owner could not have done. The whole path says whose directories they are: who owns one on
+the way can give files of root's a place below it by renaming. Road not taken: opening each file
+with checks and changing its owner afterwards, which every place that writes would have to get
+right.
 
 `as_owner` changes the whole process; it is for commands that have no other work. A live session
 (`sudo -E`) has a loop and threads that must stay root's: it makes files by name inside
@@ -15,7 +17,6 @@ import codecs
 import contextlib
 import errno
 import os
-import stat
 import threading
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,14 @@ _thread = threading.local()  # `acts`: this thread has another identity towards 
 
 
 @contextlib.contextmanager
-def as_owner(directory: Path) -> Iterator[None]:
-    """Act as the owner of `directory` if we are root and it is not root's; raises OSError.
+def as_owner(path: Path) -> Iterator[None]:
+    """Act as the user whose directories lead to `path`, if we are root; raises OSError.
 
-    The whole process changes, with every thread: use it in commands that have no other work.
+    `path` need not exist. The whole process changes, with every thread: use it in commands that
+    have no other work.
     """
-    owner = directory.stat(follow_symlinks=False)
-    if os.geteuid() != _ROOT or owner.st_uid == _ROOT:
+    owner = foreign_owner(path)
+    if owner is None:
         yield
         return
     codecs.lookup("ascii")  # loads a module that the owner may not be allowed to read later
@@ -60,8 +62,7 @@ def as_owner_of_path(path: Path) -> Iterator[None]:
     `path` need not exist. Only this thread changes; the block must contain no checkpoint of a loop.
     Raises OSError if the identity can't be changed: then the caller must make no file.
     """
-    is_root = os.geteuid() == _ROOT and not getattr(_thread, "acts", False)
-    owner = _foreign_owner(path) if is_root else None
+    owner = None if getattr(_thread, "acts", False) else foreign_owner(path)
     if owner is None:
         yield
         return
@@ -75,11 +76,13 @@ def as_owner_of_path(path: Path) -> Iterator[None]:
         _thread.acts = False
 
 
-def _foreign_owner(path: Path) -> os.stat_result | None:
+def foreign_owner(path: Path) -> os.stat_result | None:
     """Return the status of the first directory on the way that an ordinary user owns.
 
-    Both the written and the resolved path count. World-writable directories (/tmp) don't.
+    None if there is none, or we are not root. Both the written and the resolved path count.
     """
+    if os.geteuid() != _ROOT:
+        return None
     absolute = path.absolute()
     for way in (absolute, absolute.resolve()):
         for directory in reversed([way, *way.parents]):
@@ -87,8 +90,7 @@ def _foreign_owner(path: Path) -> os.stat_result | None:
                 found = directory.stat(follow_symlinks=False)
             except OSError:
                 break
-            shared = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH
-            if found.st_uid != _ROOT and not shared and process_info.is_mapped(found.st_uid):
+            if found.st_uid != _ROOT and process_info.is_mapped(found.st_uid):
                 return found
     return None
 

@@ -11,8 +11,11 @@ import crashed_session as crashed
 import pytest
 
 from nono_trio.audit import ledger, store
+from nono_trio.audit.recovery.abandoned import remove_abandoned
+from nono_trio.audit.recovery.forget import forget
 from nono_trio.audit.recovery.recover import recover
 from nono_trio.audit.write import ledger_append
+from nono_trio.errors import NonoTrioError
 from nono_trio.posix.owner import as_owner, open_shared
 
 # Any uid except root's; it needs no account.
@@ -111,6 +114,64 @@ def test_the_ledger_is_not_opened_through_links(root, name):
     os.link(outside, root / name)
     with pytest.raises(OSError, match="another name"):
         open_shared(root / name, os.O_RDWR)
+
+
+ID = crashed.ID
+
+
+def of_root(root, name):
+    """A directory of root's, closed to others, that a user has renamed; return the file in it."""
+    (root / name).mkdir(mode=0o700)
+    precious = root / name / "precious"
+    precious.touch()
+    os.utime(root / name, (0, 0))
+    return precious
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o777])
+@pytest.mark.parametrize("prefix", [store.STARTING, store.REMOVING, store.IMPORTING])
+def test_root_removes_no_tree_of_its_own_that_a_user_renamed(root, prefix, mode):
+    """Before, `cleanup` and `recover --all` removed it, because its own owner decided."""
+    precious = of_root(root, prefix + ID)
+    root.chmod(mode)
+    removed, stuck = remove_abandoned(root)
+    assert (removed, [str(precious.parent) in one.message for one in stuck]) == (0, [True])
+    assert precious.exists()
+
+
+@pytest.mark.parametrize("name", [ID, store.REMOVING + ID])
+def test_root_forgets_no_tree_of_its_own_that_a_user_renamed(root, name):
+    precious = of_root(root, name)
+    ledger_append.append(root, ID, "ab" * 32, "2026-07-02T11:48:52Z")
+    with pytest.raises(NonoTrioError) as raised:
+        forget(root, ID)
+    assert raised.value.hint is not None
+    assert precious.exists()
+    assert name == store.REMOVING + ID or ID not in ledger.verify(root).removed
+
+
+def test_root_recovers_no_session_directory_of_its_own_that_a_user_renamed(root, session):
+    for path in (session, *session.iterdir()):
+        os.chown(path, 0, 0)
+    session.chmod(0o700)
+    before = {path: path.read_bytes() for path in session.iterdir()}
+    assert recover(session).outcome == "unreadable"
+    assert {path: path.read_bytes() for path in session.iterdir()} == before
+
+
+def test_a_user_does_not_hide_a_session_that_it_can_not_remove(root, session):
+    """Before, the ledger's line and the rename came first, and half of it stayed for ever."""
+    os.chown(session, 0, 0)
+    with pytest.raises(NonoTrioError, match="belongs to the user 0"):
+        forget(root, session.name)
+    assert session.exists()
+    assert ledger.verify(root).count == 0
+
+
+def test_root_removes_a_session_of_another_user_from_its_own_directory(session):
+    os.chown(session.parent, 0, 0)
+    assert forget(session.parent, session.name)
+    assert not session.exists()
 
 
 def test_root_becomes_itself_again(root):

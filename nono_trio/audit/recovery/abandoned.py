@@ -1,85 +1,93 @@
-"""Removes the directories of killed starts, removals and imports, for `recover --all`.
+"""Removes what killed starts, removals and imports left, for `cleanup` and `recover --all`.
 
 A start that was killed has no session yet: a directory gets its session's name before the command
 is started. Of a removal that was killed the ledger says that the session is removed. An import that
 was killed after its line in the ledger is finished (unfinished_import.py). Rules of this file: a
-directory that is locked, or whose log is, belongs to a command at work. A directory without a log
-is only removed when it is old, because its start may be about to make the log. Blocking.
+directory that is locked, or whose log is, belongs to a command at work. Only of a removal that has
+its log still is that proof enough: others must be old too, because a start may be about to make its
+log, or to lock it. What can't be removed is told. Blocking.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.audit import store
 from nono_trio.audit.recovery.acting_owner import as_verifying_owner
+from nono_trio.audit.recovery.forget import not_removed, open_log
 from nono_trio.audit.recovery.unfinished_import import finish_import
 from nono_trio.audit.write.session_files import lock
 from nono_trio.errors import NonoTrioError
-from nono_trio.posix.remove_tree import remove_tree
+from nono_trio.posix.remove_tree import open_directory, remove_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _HIDDEN = (store.STARTING, store.REMOVING, store.IMPORTING)
-OLD_SECONDS = 60.0  # a start makes its log within milliseconds
+OLD_SECONDS = 60.0  # a start makes and locks its log within milliseconds
 
 
-def remove_abandoned(audit_root: Path) -> int:
-    """Remove the directories of killed starts, removals and imports; return their number.
+class Abandoned(NamedTuple):
+    """The number of directories that were removed, and an error for each that could not be."""
 
-    Directories that can't be removed stay.
-    """
+    removed: int
+    stuck: list[NonoTrioError]
+
+
+def remove_abandoned(audit_root: Path) -> Abandoned:
+    """Remove the directories of killed starts, removals and imports."""
+    removed, stuck = 0, list[NonoTrioError]()
     try:
         found = [one for one in audit_root.iterdir() if one.name.startswith(_HIDDEN)]
     except OSError:
-        return 0
-    return sum(map(_remove, found))
+        return Abandoned(0, stuck)
+    for directory in found:
+        try:
+            with as_verifying_owner(audit_root):
+                removed += _remove(directory)
+        except FileNotFoundError:  # another command removed the rest
+            continue
+        except OSError as error:
+            stuck.append(not_removed(directory, error))
+        except NonoTrioError as error:
+            stuck.append(error)
+    return Abandoned(removed, stuck)
 
 
 def _remove(directory: Path) -> bool:
-    with suppress(OSError, NonoTrioError):
-        if directory.is_symlink() or not directory.is_dir():
+    """Return whether it was removed; raises OSError and NonoTrioError."""
+    found = directory.lstat()
+    is_old = time.time() - found.st_mtime > OLD_SECONDS
+    if not stat.S_ISDIR(found.st_mode):
+        if is_old:
+            directory.unlink()
+        return is_old
+    with contextlib.ExitStack() as opened:
+        top = open_directory(str(directory))
+        opened.callback(os.close, top)
+        held = top if directory.name.startswith(store.IMPORTING) else _log(directory, opened)
+        if not is_old and (held is None or not directory.name.startswith(store.REMOVING)):
             return False
-        with as_verifying_owner(directory):
-            if not _is_abandoned(directory):
+        if held is not None:
+            try:
+                lock(held)
+            except BlockingIOError:
                 return False
-            if directory.name.startswith(store.IMPORTING):
-                finish_import(directory)
-            remove_tree(directory)
-        return not directory.exists()
-    return False
-
-
-def _is_abandoned(directory: Path) -> bool:
-    if directory.name.startswith(store.IMPORTING):
-        return _is_old(directory) and not _is_locked(directory)
-    try:
-        held = os.open(directory / store.LOG, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return _is_old(directory)
-    try:
-        lock(held)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(held)
+        if directory.name.startswith(store.IMPORTING):
+            finish_import(directory)
+        remove_tree(directory)
     return True
 
 
-def _is_old(directory: Path) -> bool:
-    return time.time() - directory.stat().st_mtime > OLD_SECONDS
-
-
-def _is_locked(directory: Path) -> bool:
-    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _log(directory: Path, opened: contextlib.ExitStack) -> int | None:
+    """Open the log whose lock says that a command is at work; None if there is none to lock."""
     try:
-        lock(held)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(held)
-    return False
+        descriptor = open_log(directory)
+    except OSError:
+        return None
+    opened.callback(os.close, descriptor)
+    return descriptor

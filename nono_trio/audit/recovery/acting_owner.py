@@ -1,4 +1,4 @@
-"""Lets root verify a session as the user who owns it.
+"""Lets root verify a session as the user in whose directories it is.
 
 Rules of this file: what a verification of signed sessions imports late is loaded before root acts
 as that user, who may not be allowed to read the program (it is in root's home, say).
@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.posix.owner import as_owner
+from nono_trio.posix.owner import as_owner, foreign_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_ROOT: Final = 0
 _LATE: Final = (
     "cryptography.exceptions",
     "cryptography.hazmat.backends.openssl.backend",
@@ -45,10 +43,10 @@ _LATE: Final = (
 
 
 @contextlib.contextmanager
-def as_verifying_owner(directory: Path) -> Iterator[None]:
+def as_verifying_owner(path: Path) -> Iterator[None]:
     """As `as_owner`, for a block that verifies or seals a session; raises OSError."""
-    if os.geteuid() == _ROOT and directory.stat(follow_symlinks=False).st_uid != _ROOT:
+    if foreign_owner(path) is not None:
         for name in _LATE:
             importlib.import_module(name)
-    with as_owner(directory):
+    with as_owner(path):
         yield

@@ -26,7 +26,7 @@ from nono_trio.audit.recovery.forget import SessionInUse, forget
 from nono_trio.audit.stored_session import parse_time
 from nono_trio.audit.verify import bound_facts
 from nono_trio.audit.verify.session import verify
-from nono_trio.errors import JSON_SCHEMA, AuditLost, NonoTrioError
+from nono_trio.errors import AuditLost, NonoTrioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,16 +83,6 @@ class Cleaned(msgspec.Struct, kw_only=True):
     ended: str
     size: int
     reason: str | None = None
-
-
-class Cleanup(msgspec.Struct, kw_only=True):
-    """The whole answer: the sessions that a limit names, and the number and size of the others."""
-
-    schema: int = JSON_SCHEMA
-    dry_run: bool
-    sessions: list[Cleaned]
-    kept: int
-    kept_size: int
 
 
 @dataclass
@@ -164,6 +154,9 @@ def _removed(
         raise
     except NonoTrioError as error:
         cleaned.outcome, cleaned.reason = "failed", error.message
+    except OSError as error:  # its files can't be read
+        cleaned.outcome = "failed"
+        cleaned.reason = f"{error.filename or one.session.directory}: {error.strerror or error}"
     return cleaned
 
 
@@ -187,7 +180,16 @@ def _candidates(audit_root: Path) -> list[Candidate]:
 
 
 def _is_session(directory: Path) -> bool:
-    return any(os.path.lexists(directory / name) for name in (store.LOG, store.SESSION))
+    """Return whether it has a log or a session.json; True if it can't be looked into."""
+    for name in (store.LOG, store.SESSION):
+        try:
+            os.lstat(directory / name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return True
+        return True
+    return False
 
 
 def _last_sign(session: StoredSession) -> datetime:

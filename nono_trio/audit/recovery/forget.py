@@ -4,15 +4,17 @@ alarm.
 Rules of this file: the ledger's line comes first. A crash after it leaves a session that exists and
 can be forgotten again. Then the directory is renamed, and then removed. Line and rename happen
 under the ledger's lock, so that of two removals at once the second finds nothing to do. A session
-that runs or is being recovered is refused.
+that runs or is being recovered is refused, and so is one that may run for all we can see. Root
+removes in a user's state directory what that user can remove: its whole path says whose it is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.recovery.acting_owner import as_verifying_owner
@@ -20,7 +22,7 @@ from nono_trio.audit.write import ledger_append
 from nono_trio.audit.write.session_files import lock
 from nono_trio.core.log.ledger_record import IMPORTED_PREFIX, REMOVED_PREFIX, sound_record
 from nono_trio.core.log.session_json import session_digest
-from nono_trio.errors import LogUnreadable, NonoTrioError
+from nono_trio.errors import LogUnreadable, NonoTrioError, path_hint
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.remove_tree import remove_tree
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNKNOWN_DIGEST = "0" * 64  # of a session that was never sealed and has no session.json
+# What opening a link, a directory, a socket or a device without a driver says: none is a log.
+_NO_LOG: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+_NOT_TO_WRITE: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class SessionInUse(NonoTrioError):
@@ -55,14 +60,14 @@ def forget(audit_root: Path, session_id: str, before: Callable[[Path], None] | N
         if before is not None and os.path.lexists(directory):
             before(directory)
         if os.path.lexists(hidden):  # left by an earlier removal
-            _remove(hidden)
+            remove_hidden(hidden)
         with ledger_append.to_append(audit_root):
             is_there = os.path.lexists(directory)
             _say_removed(audit_root, session_id, is_there=is_there)
             if is_there:
                 _rename(directory, hidden)
         if is_there:
-            _remove(hidden)
+            remove_hidden(hidden)
             sync_directory(audit_root)
     return is_there
 
@@ -73,20 +78,24 @@ def _rename(directory: Path, hidden: Path) -> None:
         directory.rename(hidden)
         sync_directory(directory.parent)
     except OSError as error:
-        raise _not_removed(directory, error) from error
+        raise not_removed(directory, error) from error
 
 
-def _remove(hidden: Path) -> None:
-    """Remove a directory; links in it are removed, and never followed."""
+def remove_hidden(hidden: Path) -> None:
+    """Remove a directory, or what is in its place; raises NonoTrioError.
+
+    Links in it are removed, and never followed.
+    """
     try:
         remove_tree(hidden)
     except FileNotFoundError:  # a `recover --all` removed the rest
         return
     except OSError as error:
-        raise _not_removed(hidden, error) from error
+        raise not_removed(hidden, error) from error
 
 
-def _not_removed(directory: Path, error: OSError) -> NonoTrioError:
+def not_removed(directory: Path, error: OSError) -> NonoTrioError:
+    """Return the error about a directory that the system does not let us remove."""
     import shlex  # late: for errors only
 
     named = error.filename
@@ -142,35 +151,80 @@ def _digest(directory: Path) -> str:
 
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """Act as the session's owner and hold its lock; nothing is held of a missing session, nor of
-    one that another removal takes away meanwhile.
+    """Act as the state directory's owner and hold the session's lock; nothing is held of a missing
+    session, nor of one that another removal takes away meanwhile.
 
-    Raises SessionInUse, and LogUnreadable for something that is no directory.
+    Raises SessionInUse, LogUnreadable for something that is no directory, and NonoTrioError for
+    another user's directory and for a log that can't be looked at.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(as_verifying_owner(directory.parent))
         with contextlib.suppress(FileNotFoundError):
-            stack.enter_context(as_verifying_owner(directory))
-            if not stat.S_ISDIR(directory.lstat().st_mode):
-                raise LogUnreadable(f"{directory} is no directory, so no session is removed")
+            _require_ours(directory)
             held = _hold(directory)
             if held is not None:
                 stack.callback(os.close, held)
         yield
 
 
+def _require_ours(directory: Path) -> None:
+    """Refuse what we could hide but not remove."""
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise LogUnreadable(f"{directory} is no directory, so no session is removed")
+    if os.geteuid() not in (0, found.st_uid):
+        import shlex  # late: for errors only
+
+        raise NonoTrioError(
+            f"session {directory.name} belongs to the user {found.st_uid}, so it is not removed",
+            hint=f"look at it: ls -ld {shlex.quote(str(directory))}",
+        )
+
+
 def _hold(directory: Path) -> int | None:
     """Return the descriptor that holds the session's lock; None if there is no log to lock."""
-    flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(directory / store.LOG, flags)
-    except OSError:
+        descriptor = open_log(directory)
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno in _NO_LOG:
+            return None
+        raise _unknown(directory, error) from error
     try:
         lock(descriptor)
     except BlockingIOError:
         os.close(descriptor)
         raise _in_use(directory) from None
     return descriptor
+
+
+def open_log(directory: Path) -> int:
+    """Open a session's log to lock it; raises OSError."""
+    log, flags = directory / store.LOG, os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(log, os.O_RDWR | flags)  # NFS locks only what may be written
+    except OSError as error:
+        if error.errno not in _NOT_TO_WRITE:
+            raise
+        return os.open(log, os.O_RDONLY | flags)
+
+
+def _unknown(directory: Path, error: OSError) -> NonoTrioError:
+    """Return the error about a session whose log may be another process's."""
+    log = directory / store.LOG
+    hint = path_hint(log, error)
+    if isinstance(error, PermissionError):
+        import shlex  # late: for errors only
+
+        hint = f"chmod u+rwX {shlex.quote(str(directory))}"
+        if os.access(directory, os.X_OK, effective_ids=True):
+            hint = f"chmod u+rw {shlex.quote(str(log))}"
+    return NonoTrioError(
+        f"{log} can't be opened, so session {directory.name} may be running:"
+        f" {error.strerror or error}",
+        hint=hint,
+    )
 
 
 def _in_use(directory: Path) -> SessionInUse:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from nono_trio.cli.json_output import print_json
-from nono_trio.cli.live import say
+from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.parameters import GivenText, WholeNumber
 from nono_trio.cli.shared_flags import audit_dir_option, audit_root, json_option
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, counted, size_text
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import UsageError
+from nono_trio.errors import NonoTrioError, UsageError
 
 if TYPE_CHECKING:
-    from nono_trio.audit.recovery.cleanup import Choice, Cleaned, Cleanup, Limits
+    from nono_trio.audit.recovery.cleanup import Choice, Cleaned, Limits
+    from nono_trio.cli.audit.cleanup_answer import Cleanup
 
 MAX_SIZE_FLAG = "--max-total-size"
 _LIMITS = {
@@ -59,7 +60,7 @@ def cleanup(
     One of --keep, --older-than and --max-total-size is needed; of several, each removes what it
     names. A running session stays, and counts. So does a tampered one, which is evidence: look at
     it, then `audit forget` it. Exit code: 0; 1 if a session that should go is tampered or could
-    not be removed; 4 if the ledger can't be written.
+    not be removed, or the rest of an earlier one; 4 if the ledger can't be written.
     """
     from nono_trio.audit.recovery.abandoned import remove_abandoned
     from nono_trio.audit.recovery.cleanup import choose, clean_up, exit_code
@@ -69,19 +70,48 @@ def cleanup(
     with Waiting("reading the sessions"):
         choice = choose(root, limits)
     told: list[Cleaned] = []
-    with Waiting("removing") as wait:
-        wait.expect(len(choice.named))
-        for one in wait.over(clean_up(root, choice, dry_run=dry_run)):
-            told.append(one)
-            if not as_json:
-                print_verdict([_line(one)])
-    if not dry_run:
-        remove_abandoned(root)
+    try:
+        with Waiting("removing") as wait:
+            wait.expect(len(choice.named))
+            for one in wait.over(clean_up(root, choice, dry_run=dry_run)):
+                told.append(one)
+                if not as_json:
+                    print_verdict([_line(one)])
+    except NonoTrioError as error:
+        if not (as_json and told):
+            raise
+        raise SystemExit(_tell_ended(choice, told, error)) from error
+    stuck = [] if dry_run else remove_abandoned(root).stuck
     if as_json:
-        print_json(_answer(choice, told, dry_run=dry_run))
+        answer = _answer(choice, told, dry_run=dry_run)
+        if stuck:
+            answer.unfinished = [one.message for one in stuck]
+        print_json(answer)
     else:
         say(_totals(choice, told, dry_run=dry_run))
-    raise SystemExit(exit_code(one.outcome for one in told))
+        tell_stuck(stuck)
+    raise SystemExit(exit_code(one.outcome for one in told) or int(bool(stuck)))
+
+
+def tell_stuck(stuck: list[NonoTrioError]) -> None:
+    """Say what an earlier start, removal or import left and could not be removed."""
+    for one in stuck:
+        say(clean(one.message))
+        if one.hint is not None:
+            say_hint(one.hint)
+
+
+def _tell_ended(choice: Choice, told: list[Cleaned], error: NonoTrioError) -> int:
+    """Print the JSON of a cleanup that an error ended: what is gone is gone. Return its code."""
+    from nono_trio.cli.answers import Failure
+
+    say(f"error: {clean(error.message)}")
+    if error.hint is not None:
+        say_hint(error.hint)
+    answer = _answer(choice, told, dry_run=False)
+    answer.error = Failure(message=error.message, hint=error.hint, exit_code=error.exit_code)
+    print_json(answer)
+    return error.exit_code
 
 
 def _limits(keep: int | None, older_than: str | None, max_total_size: str | None) -> Limits:
@@ -127,7 +157,7 @@ def _totals(choice: Choice, told: list[Cleaned], *, dry_run: bool) -> str:
 
 
 def _answer(choice: Choice, told: list[Cleaned], *, dry_run: bool) -> Cleanup:
-    from nono_trio.audit.recovery.cleanup import Cleanup
+    from nono_trio.cli.audit.cleanup_answer import Cleanup
 
     kept_size = sum(one.size for one in choice.kept)
     return Cleanup(dry_run=dry_run, sessions=told, kept=len(choice.kept), kept_size=kept_size)

@@ -70,7 +70,8 @@ def recover(
     A torn last record is kept beside the log and cut from it; a record says so. The exit code in
     the log is -1: how the command ended is not known. Exit code: recovered, or sealed before 0;
     tampered (left as it is) 1; unreadable 2; could not be sealed 4; still running 5. Of several
-    the worst decides. Recovering again is harmless.
+    the worst decides; 1 if --all can't remove what a killed removal left. Recovering again is
+    harmless.
 
     Without --audit-sign-key the end of a signed session is not signed: `audit verify
     --public-key-file` says `crashed` of it, and how far it is proved. It can't be signed later.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from nono_trio.audit import store
 from nono_trio.audit.read.status import status_of
-from nono_trio.audit.recovery.abandoned import remove_abandoned
+from nono_trio.audit.recovery.abandoned import Abandoned, remove_abandoned
 from nono_trio.audit.recovery.recover import EXIT_CODES, recover
+from nono_trio.cli.audit.cleanup import tell_stuck
 from nono_trio.cli.json_output import print_json
 from nono_trio.cli.live import say, say_hint
 from nono_trio.cli.style import print_verdict
@@ -50,13 +51,16 @@ def recover_sessions(
     if signer is not None:
         for one in ledgers:
             _sign_ledger(one, signer)
-    if directory is None and (removed := remove_abandoned(root)):
-        say(f"removed what {counted(removed, 'killed start or removal')} left")
+    left = remove_abandoned(root) if directory is None else Abandoned(0, [])
+    if left.removed:
+        say(f"removed what {counted(left.removed, 'killed start or removal')} left")
+    tell_stuck(left.stuck)
     if not outcomes and as_json:
         print_json({"schema": JSON_SCHEMA, "session_id": None, "outcome": "none"})
     elif not outcomes:
         say(f"no crashed session in {clean(str(root))}")
-    return next((EXIT_CODES[outcome] for outcome in _WORST_FIRST if outcome in outcomes), 0)
+    code = next((EXIT_CODES[outcome] for outcome in _WORST_FIRST if outcome in outcomes), 0)
+    return code or int(bool(left.stuck))
 
 
 def _sign_ledger(root: Path, signer: Signer) -> None:

@@ -6,24 +6,29 @@ import contextlib
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import sealed_session as made
 from checkout import ROOT
+from harness import as_user
 
 from nono_trio.audit import ledger, store
-from nono_trio.audit.recovery import cleanup
+from nono_trio.audit.recovery import abandoned, cleanup
 from nono_trio.audit.recovery.cleanup import Limits, choose, clean_up, disk_size
 from nono_trio.audit.recovery.forget import SessionInUse, forget
 from nono_trio.audit.verify.session import verify
 from nono_trio.audit.write import ledger_append
 from nono_trio.cli.audit.verify import verify_all
+from nono_trio.errors import NonoTrioError
 
 SESSIONS = [f"{number:016x}" for number in range(4)]  # oldest first: the ledger's order
 CLEAN_SECONDS = 60
+USER = 65_534  # any uid except root's; it needs no account
 ENDED = datetime.fromisoformat(made.ENDED)
 
 
@@ -31,6 +36,21 @@ ENDED = datetime.fromisoformat(made.ENDED)
 def let_go():
     yield
     made.let_go()
+
+
+@pytest.fixture
+def users(open_place):
+    """The audit directory of a user whom a mode locks out; as root we act as that user."""
+    users = open_place / "audit"
+    users.mkdir(mode=0o700)
+    return users
+
+
+def given(users):
+    """Make the user the owner of all that is there."""
+    if os.geteuid() == 0:
+        for path in (users, *users.rglob("*")):
+            os.chown(path, USER, USER, follow_symlinks=False)
 
 
 def built(root, names=SESSIONS):
@@ -183,6 +203,120 @@ def test_a_session_that_can_not_be_removed_does_not_stop_the_others(root, monkey
     assert outcomes == {SESSIONS[0]: "failed", SESSIONS[1]: "removed"}
     assert cleanup.exit_code(iter(outcomes.values())) == 1
     assert [*verify_all(root, quick=False, jobs=1)] == []  # its line is there: no alarm
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "said"),
+    [(store.LOG, 0o400, "is running"), (store.LOG, 0, "may be"), (".", 0, "may be running")],
+)
+def test_a_running_session_with_changed_modes_is_not_forgotten(users, closed, mode, said):
+    """Before, what could not be opened for writing was taken for no log, so nothing was locked."""
+    session = made.running(users)
+    given(users)
+    (session / closed).chmod(mode)
+    with pytest.raises(NonoTrioError, match=said) as raised:
+        forget(users, session.name)
+    assert raised.value.hint is not None
+    assert session.exists()
+    assert ledger.verify(users).count == 0
+    (session / closed).chmod(0o700)
+    with pytest.raises(SessionInUse, match="is running"):
+        forget(users, session.name)
+    made.let_go()
+    assert forget(users, session.name)
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "link", "socket"])
+def test_a_session_with_something_else_as_its_log_is_forgotten(root, tmp_path, monkeypatch, kind):
+    log = made.build(root, SESSIONS[0]) / store.LOG
+    log.unlink()
+    if kind == "directory":
+        log.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(log)
+    elif kind == "link":
+        log.symlink_to(tmp_path)
+    else:
+        monkeypatch.chdir(log.parent)  # its path is too long for the address of a socket
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(log.name)
+    assert forget(root, SESSIONS[0])
+    assert not (root / SESSIONS[0]).exists()
+
+
+def test_a_session_that_can_not_be_looked_into_counts_and_stays(users):
+    """Before, `cleanup` left it out without a word."""
+    first, second = built(users, SESSIONS[:2])
+    given(users)
+    first.chmod(0)
+    prefix, variables = as_user("nobody", Path(__file__))
+    command = ["-B", "-m", "nono_trio", "audit", "cleanup", "--keep=0", "--audit-dir", users.parent]
+    done = subprocess.run(
+        [*prefix, *command], env={"PATH": os.environ["PATH"], "HOME": "/", **variables},
+        capture_output=True, text=True, timeout=CLEAN_SECONDS, check=False, cwd="/",
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    told = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines()}
+    assert told == {first.name: "tampered", second.name: "removed"}, done.stderr
+    assert done.returncode == 1
+    assert not second.exists()
+    assert first.exists()
+
+
+def test_one_session_of_another_user_does_not_stop_the_others(users):
+    built(users, SESSIONS[:2])
+    given(users)
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a session to another user")
+    os.chown(users / SESSIONS[0], 0, 0)
+    (users / SESSIONS[0]).chmod(0o755)
+    assert cleaned(users, keep=0) == {SESSIONS[0]: "failed", SESSIONS[1]: "removed"}
+    assert (users / SESSIONS[0]).exists()
+
+
+def test_what_a_mode_locks_out_is_removed(users):
+    """Before, half of it stayed for ever, and each later cleanup said nothing of it."""
+    first, second = built(users, SESSIONS[:2])
+    hidden = first.rename(users / (store.REMOVING + first.name))
+    for directory in (hidden, second):
+        (directory / "in" / "ner").mkdir(parents=True)
+        (directory / "in" / "ner" / "file").touch()
+    given(users)
+    for directory in (hidden, second):
+        for closed in ("in/ner", "in"):
+            (directory / closed).chmod(0)
+    os.utime(hidden, (0, 0))
+    hidden.chmod(0)
+    assert abandoned.remove_abandoned(users) == (1, [])
+    assert forget(users, second.name)
+    assert not [one for one in users.iterdir() if one.is_dir()]
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_in_the_place_of_a_half_removed_session_is_no_obstacle(root, tmp_path, is_link):
+    built(root, SESSIONS[:2])
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in SESSIONS[:2]:
+        obstacle = root / (store.REMOVING + name)
+        obstacle.symlink_to(outside) if is_link else obstacle.touch()
+        os.utime(obstacle, (0, 0), follow_symlinks=False)
+    assert forget(root, SESSIONS[0])
+    assert abandoned.remove_abandoned(root) == (1, [])
+    assert [one.name for one in root.iterdir() if one.name.startswith(store.REMOVING)] == []
+    assert outside.exists()
+
+
+def test_a_start_that_has_not_locked_its_log_yet_is_left_alone(root):
+    """Before, a clean-up between the two took the start's directory away."""
+    hidden = made.unsealed(root).rename(root / f"{store.STARTING}0123456789abcdef")
+    assert abandoned.remove_abandoned(root) == (0, [])
+    os.utime(hidden, (0, 0))
+    with (hidden / store.LOG).open("rb") as log:
+        made.fcntl.flock(log, made.fcntl.LOCK_EX)
+        assert abandoned.remove_abandoned(root) == (0, [])
+    assert abandoned.remove_abandoned(root) == (1, [])
+    assert not hidden.exists()
 
 
 def forgotten_beside(root, line, monkeypatch):

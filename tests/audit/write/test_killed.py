@@ -60,7 +60,7 @@ def test_a_start_killed_before_every_call_leaves_a_session_or_none(memory_path, 
         assert verify(directory).verdict == "verified"
     for root in {path.parent for path in found} - {path.parent for path in sessions}:
         assert store.sessions(root) == []
-        assert abandoned.remove_abandoned(root) == 1
+        assert abandoned.remove_abandoned(root).removed == 1
         assert list(root.iterdir()) == []
 
 
