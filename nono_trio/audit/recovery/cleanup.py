@@ -187,7 +187,16 @@ def _candidates(audit_root: Path) -> list[Candidate]:
 
 
 def _is_session(directory: Path) -> bool:
-    return any(os.path.lexists(directory / name) for name in (store.LOG, store.SESSION))
+    """Return whether a directory is a session; one that can't be looked into is counted as one."""
+    for name in (store.LOG, store.SESSION):
+        try:
+            os.lstat(directory / name)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+        return True
+    return False
 
 
 def _last_sign(session: StoredSession) -> datetime:
