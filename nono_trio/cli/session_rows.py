@@ -38,7 +38,10 @@ def run_exit_code(session: StoredSession) -> int | None:
 
 def no_command_text(session: StoredSession) -> str:
     """Return the text for a session whose command is not known."""
-    known = (session.directory / SESSION).exists()
+    try:
+        known = (session.directory / SESSION).exists()
+    except OSError:  # one that can't be read must not hide the others
+        return "(can't be read)"
     return "(not bound yet)" if known else "(no session.json)"
 
 

@@ -8,6 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from nono_trio.posix.safe_open import open_regular
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,19 +28,17 @@ def forget_cached(path: Path) -> None:
 
     After a failed sync the kernel keeps the bytes that it could not write, as if they were written.
     The first sync here may report that old failure; if the second fails too, the disk fails now.
-    Ignores a missing file. Raises OSError.
+    Ignores what can't be opened, or is no file: that reader says so. Raises OSError.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return
-    try:
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context(open_regular(path))
+        except OSError:
+            return
         with contextlib.suppress(OSError):
-            sync_data(descriptor)
-        sync_data(descriptor)
-        _drop_cached(descriptor)
-    finally:
-        os.close(descriptor)
+            sync_data(file.fileno())
+        sync_data(file.fileno())
+        _drop_cached(file.fileno())
 
 
 if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""Open regular files only: a pipe at the same path would block its reader for ever."""
+"""Open regular files only: a pipe at the same path would block its reader or writer for ever."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     return io.BufferedReader(NeverWaiting(descriptor))
 
 
+def open_to_write(path: Path, flags: int) -> int:
+    """Open a regular file to write to it, without waiting; one that O_CREAT makes is 0600.
+
+    Raises OSError for anything else in its place, a symlink too. Root also refuses a file with
+    another name, which may be any file of any user.
+    """
+    flags |= os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        require_regular(descriptor, path)
+        _require_one_name(descriptor, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def read_whole(path: Path, limit: int) -> bytes:
     """Return a regular file's bytes; raises OSError, also for a file of more than `limit` bytes.
 
@@ -66,3 +83,8 @@ def require_regular(descriptor: int, path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "expected a file, got a pipe or a device", str(path))
+
+
+def _require_one_name(descriptor: int, path: Path) -> None:
+    if os.geteuid() == 0 and os.fstat(descriptor).st_nlink > 1:
+        raise OSError(errno.EMLINK, "it has another name as well", str(path))

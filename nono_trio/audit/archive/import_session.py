@@ -23,7 +23,7 @@ from nono_trio.audit.archive.verify import told_of, verify_unpacked
 from nono_trio.audit.recovery.acting_owner import as_verifying_owner
 from nono_trio.audit.write import ledger_append
 from nono_trio.core.log.session_json import session_digest
-from nono_trio.errors import NonoTrioError
+from nono_trio.errors import AuditLost, NonoTrioError, path_hint
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.owner import as_owner_of_path
@@ -57,7 +57,7 @@ def import_archive(
     """Import the session in an archive.
 
     Raises LogUnreadable for anything but a whole archive, NonoTrioError if the state directory has
-    another session of that id, AuditLost if the ledger can't be written, and OSError.
+    another session of that id, AuditLost if the state directory can't be written, and OSError.
     """
     with open_regular(path) as archive:  # before we act as the owner of the state directory
         target = audit_root / archived_id(archive, path)
@@ -156,18 +156,38 @@ def _another(target: Path) -> NonoTrioError:
     )
 
 
+@contextlib.contextmanager
+def _written_in(directory: Path) -> Iterator[None]:
+    """Turn an error of making something in a directory into one about it: what was to be made is
+    not there to look at."""
+    try:
+        yield
+    except OSError as error:
+        raise not_written(directory, error) from error
+
+
+def not_written(directory: Path, error: OSError) -> AuditLost:
+    """Return the error about a directory that takes no session."""
+    return AuditLost(
+        f"the session can't be written to {directory}: {error.strerror or error}",
+        hint=path_hint(directory, error),
+    )
+
+
 def _make_root(audit_root: Path) -> None:
     with as_owner_of_path(audit_root):
         for parent in reversed([audit_root, *audit_root.parents]):
             if not parent.exists():
-                parent.mkdir(mode=0o700, exist_ok=True)
+                with _written_in(parent.parent):
+                    parent.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager
 def _hidden(audit_root: Path, session_id: str) -> Iterator[Path]:
     """Make the directory in which an archive is unpacked, hold it, and remove it at the end."""
     hidden = audit_root / f"{store.IMPORTING}{session_id}.{os.urandom(8).hex()}"
-    hidden.mkdir(mode=0o700)
+    with _written_in(audit_root):
+        hidden.mkdir(mode=0o700)
     try:
         held = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:

@@ -111,7 +111,7 @@ def _next_data(descriptor: int, begin: int) -> int | None:
 
 
 def records(path: Path) -> Iterator[LogRecord]:
-    """Yield the records of a log in order; invalid lines are skipped.
+    """Yield the records of a log in order, none of a missing one; invalid lines are skipped.
 
     Raises LogUnreadable when the file can't be read.
     """

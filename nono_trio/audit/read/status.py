@@ -74,8 +74,7 @@ def counts_of(session: StoredSession) -> Counts:
 def scan(log: Path) -> Counts:
     """Return counts from the records of a log; zeros if there is none. Raises LogUnreadable."""
     events, attempts = 0, AttemptTally()
-    if log.exists():
-        for record in records(log):
-            events += 1
-            attempts.add(record.event)
+    for record in records(log):
+        events += 1
+        attempts.add(record.event)
     return Counts(events, attempts.allowed, attempts.denied, attempts.failed)

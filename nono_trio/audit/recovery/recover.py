@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
@@ -57,11 +58,10 @@ from nono_trio.core.log.session_json import (
 from nono_trio.errors import JSON_SCHEMA, AuditLost, LogUnreadable, path_hint
 from nono_trio.posix.clock import unix_ms
 from nono_trio.posix.disk_sync import forget_cached, sync_directory
-from nono_trio.posix.safe_open import open_regular
+from nono_trio.posix.safe_open import open_regular, open_to_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from nono_trio.audit.keys.signer import Signer
     from nono_trio.audit.write.checkpoint_signer import CheckpointSigner
@@ -153,7 +153,7 @@ def _held(directory: Path) -> Iterator[None]:
     """Hold the session's lock; raises BlockingIOError if a writer or a recovery has it."""
     log = directory / store.LOG
     try:
-        descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = _opened(log)
     except OSError as error:
         raise LogUnreadable(
             f"{log} can't be opened: {error.strerror or error}", hint=path_hint(log, error)
@@ -165,6 +165,15 @@ def _held(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _opened(log: Path) -> int:
+    """Open the log for its lock. One that can't be written is read all the same: it may be sealed
+    or tampered with, and the first write to a crashed one says why it stays so."""
+    with contextlib.suppress(OSError):  # a lock in a network's file system needs the right to write
+        return open_to_write(log, os.O_RDWR)
+    with open_regular(log, follow=False) as file:
+        return os.dup(file.fileno())
 
 
 def _recover_held(
@@ -359,8 +368,7 @@ def _set_aside(path: Path, whole: int) -> None:
     with open_regular(path) as file:
         file.seek(whole)
         tail = file.read(torn)
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(f"{path}{store.TORN}", flags, 0o600)
+    descriptor = open_to_write(Path(f"{path}{store.TORN}"), os.O_RDWR | os.O_CREAT)
     with os.fdopen(descriptor, "r+b") as kept:
         kept.seek(-min(torn, kept.seek(0, os.SEEK_END)), os.SEEK_END)
         if kept.read(torn) != tail:

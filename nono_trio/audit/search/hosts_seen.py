@@ -141,9 +141,8 @@ class _SessionHosts:
     def read(self) -> None:
         """Fold log and flows; raises LogUnreadable after what could be read."""
         try:
-            if (self._directory / store.LOG).exists():
-                for record in records(self._directory / store.LOG):
-                    self._add(record)
+            for record in records(self._directory / store.LOG):
+                self._add(record)
             for flow in flows(self._directory / store.FLOWS):
                 self._add_flow(flow)
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Final
 
 from nono_trio.audit import ledger as ledgers
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from nono_trio.audit.ledger import LedgerReport
 
+UNFINISHED_IMPORT: Final = "its import was not finished"
 SESSION_GONE: Final = "session gone or replaced"
 
 
@@ -35,17 +38,25 @@ def verify_missing(audit_root: Path, session_id: str, ledger: LedgerReport) -> V
                 " digest"
             ],
         )
+    imported = session_id in ledger.imported
+    note = "its directory is gone"
+    if imported and _has_unfinished_import(audit_root, session_id):
+        note = UNFINISHED_IMPORT
     return Verification(
         verdict="missing",
         path=str(path),
         session_id=session_id,
         ledger=seen,
-        notes=[
-            "the ledger says that it was"
-            f" {'imported' if session_id in ledger.imported else 'sealed'}, and its directory is"
-            " gone"
-        ],
+        notes=[f"the ledger says that it was {'imported' if imported else 'sealed'}, and {note}"],
     )
+
+
+def _has_unfinished_import(audit_root: Path, session_id: str) -> bool:
+    """Return whether there is what an import leaves that was killed before the session's name."""
+    beginning = f"{store.IMPORTING}{session_id}."
+    with contextlib.suppress(OSError), os.scandir(audit_root) as entries:
+        return any(entry.name.startswith(beginning) for entry in entries)
+    return False
 
 
 def is_removed(answer: Verification) -> bool:

@@ -20,6 +20,7 @@ from nono_trio.audit.write.disk_room import Room
 from nono_trio.core.log.merkle import MerkleAccumulator
 from nono_trio.core.log.record import encode_records
 from nono_trio.posix.disk_sync import sync_data
+from nono_trio.posix.safe_open import open_to_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from nono_trio.core.proof.accumulator import TreeAccumulator
     from nono_trio.core.proof.tree import Frontier
 
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+_MADE = _FLAGS | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class SyncFailed(OSError):
@@ -39,7 +41,7 @@ class AppendFile:
     """A file that only grows, by whole appends; `kept` bytes are reserved for the last append."""
 
     def __init__(self, path: Path, kept: int = 0) -> None:
-        self._begin(path, os.open(path, _FLAGS, 0o600), 0, kept)
+        self._begin(path, os.open(path, _MADE, 0o600), 0, kept)
 
     @classmethod
     def reopen(cls, path: Path, offset: int) -> Self:
@@ -49,7 +51,7 @@ class AppendFile:
         file.
         """
         file = cls.__new__(cls)
-        file._begin(path, os.open(path, _FLAGS & ~os.O_EXCL, 0o600), offset, None)
+        file._begin(path, open_to_write(path, _FLAGS), offset, None)
         file._cut_back()
         return file
 

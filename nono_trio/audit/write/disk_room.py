@@ -14,6 +14,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+from nono_trio.posix.safe_open import open_to_write
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -87,8 +89,7 @@ def hold_file(path: Path, size: int) -> None:
 
     Raises OSError.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = open_to_write(path, os.O_WRONLY | os.O_CREAT)
     try:
         require_floor(descriptor)
         hold(descriptor, size)

@@ -26,7 +26,7 @@ from nono_trio.cli.shared_flags import (
 from nono_trio.cli.style import print_verdict
 from nono_trio.cli.text import clean, size_text
 from nono_trio.cli.waiting import Waiting
-from nono_trio.errors import JSON_SCHEMA, NonoTrioError, UsageError, path_hint, unreadable
+from nono_trio.errors import JSON_SCHEMA, UsageError, unreadable
 from nono_trio.posix.account import expand_home
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ def import_session(
     Only a `verified` one is imported. It is marked as another machine's: the ledger says that it
     was imported, its own ledger's line stays beside it, and `latest` is a session of this machine
     while there is one. Exit code: imported, or here already 0; tampered 1; another session has its
-    id 1; no whole archive 2; the ledger can't be written 4; otherwise as `audit verify`.
+    id 1; no whole archive 2; the state directory can't be written 4; otherwise as `audit verify`.
     """
-    from nono_trio.audit.archive.import_session import import_archive
+    from nono_trio.audit.archive.import_session import import_archive, not_written
 
     pinned = None if public_key_file is None else read_public_keys(public_key_file)
     if "://" in archive and not os.path.exists(archive):
@@ -132,10 +132,7 @@ def import_session(
             done = import_archive(path, root, pinned, wait.watch)
     except OSError as error:
         if error.errno in _NOT_WRITTEN:
-            raise NonoTrioError(
-                f"the session can't be written to {root}: {error.strerror}",
-                hint=path_hint(root, error),
-            ) from error
+            raise not_written(root, error) from error
         raise unreadable(error.filename or path, error) from error
     answer = done.verdict
     session_id = done.directory.name

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nono_trio.audit.stored_session import parse_time
+from nono_trio.audit.verify.no_session import UNFINISHED_IMPORT
 from nono_trio.cli.pasted import pasteable
 from nono_trio.cli.session_rows import (
     NOT_BOUND,
@@ -96,6 +97,8 @@ def verification_hint(answer: Verification) -> str | None:
         return f"nono-trio audit verify --upstream {name}"
     if answer.verdict == "unreadable" and not any(_LIST in note for note in answer.notes):
         return f"{_LIST} shows what is there"
+    if answer.verdict == "missing" and any(UNFINISHED_IMPORT in note for note in answer.notes):
+        return "import its archive again, or in a minute: nono-trio audit recover --all"
     if answer.verdict == "missing":
         return f"`nono-trio audit forget {name}` records that it was removed on purpose"
     return None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sealed_session as made
@@ -20,7 +22,7 @@ from crashed_session import (
     require_recovered,
     torn,
 )
-from harness import wait_until
+from harness import NONO_TRIO, RUN_SECONDS, as_user, wait_until
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.recovery.recover import recover
@@ -137,6 +139,78 @@ def test_a_missing_file_is_no_crash_to_seal(root, name):
     assert (answer.outcome, answer.exit_code) == ("unreadable", 2)
     assert name in answer.reason
     assert name in answer.hint
+
+
+@pytest.mark.parametrize("name", [store.NEW_SESSION, store.new_name(store.SUMMARY)])
+def test_a_pipe_in_the_place_of_a_new_file_holds_up_nothing(root, name):
+    directory = made.unsealed(root)
+    os.mkfifo(directory / name)
+    command = [NONO_TRIO, "audit", "recover", ID, "--audit-dir", str(root.parent)]
+    for code, text in ((4, f"failed      {ID}  {directory / name}: "), (0, "recovered")):
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
+        )
+        assert (done.returncode, text in done.stdout) == (code, True), done.stdout
+    require_recovered(directory, plain)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user: only root refuses hard links")
+@pytest.mark.parametrize(
+    "name",
+    [
+        store.LOG, store.CHECKPOINTS, store.LOG + store.TORN, store.NEW_SESSION,
+        store.new_name(store.SUMMARY),
+    ],
+)  # fmt: skip
+def test_root_writes_to_no_file_that_has_another_name(root, name):
+    directory = torn(root)
+    place, outside = directory / name, root.parent / "outside"
+    outside.write_bytes(place.read_bytes() if place.exists() else b"another file")
+    before = outside.read_bytes()
+    place.unlink(missing_ok=True)
+    os.link(outside, place)
+    answer = recover(directory)
+    assert (answer.outcome, answer.exit_code) == ("failed", 4)
+    assert answer.reason == f"{place}: it has another name as well"
+    assert outside.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "text"),
+    [(torn, 4, "audit-events.ndjson.torn: Permission denied"), (made.build, 0, "sealed")],
+)
+def test_what_can_not_be_written_is_read_all_the_same(open_place, make, code, text):
+    prefix, variables = as_user("nobody", Path(__file__))
+    root = open_place / "state" / "audit"
+    directory = make(root)
+    nobody = pwd.getpwnam("nobody")
+    for path in (root.parent, root, directory, *directory.iterdir()):
+        path.chmod(0o500 if path.is_dir() else 0o400)
+        if os.geteuid() == 0:
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    done = subprocess.run(
+        [*prefix, "-B", "-m", "nono_trio", "audit", "recover", ID, "--audit-dir", root.parent],
+        env={"PATH": os.environ["PATH"], **variables}, cwd="/",
+        capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
+    )  # fmt: skip
+    assert (done.returncode, text in done.stdout) == (code, True), done.stdout + done.stderr
+    root.chmod(0o700)
+    directory.chmod(0o700)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+def test_a_policy_that_is_no_file_is_what_verify_says(root, kind):
+    directory = made.unsealed(root)
+    policy = directory / store.POLICY
+    policy.unlink()
+    {
+        "pipe": lambda: os.mkfifo(policy),
+        "link": lambda: policy.symlink_to("nowhere"),
+        "directory": policy.mkdir,
+    }[kind]()
+    assert verify(directory).verdict == "tampered"
+    answer = recover(directory)
+    assert (answer.outcome, answer.first_bad.failure) == ("tampered", "policy.json mismatch")
 
 
 def test_a_session_of_upstream_is_left_alone(root):

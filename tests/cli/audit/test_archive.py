@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import subprocess
 import sys
+from pathlib import Path
 
 import archived
 import crashed_session
@@ -14,6 +16,7 @@ import pytest
 import sealed_session as made
 from archived import ID, parts
 from checkout import ROOT
+from harness import as_user
 
 from nono_trio.audit import ledger, store
 from nono_trio.audit.archive import import_session
@@ -146,6 +149,46 @@ def test_no_link_in_a_session_brings_a_file_of_the_machine_into_its_archive(run,
     assert (code, f"{store.LOG}.torn" in err, output.exists()) == (2, True, False)
 
 
+def test_a_directory_that_takes_no_session_is_named(run, root, tmp_path, open_place):
+    path = archived.archive_file(tmp_path, archived.sealed(root))
+    code, _, err = run("audit", "import", path, "--audit-dir", "/sys/nono-trio")
+    assert (code, "the session can't be written to /sys: " in err) == (4, True), err
+    assert "hint: look at it: ls -ld /sys\n" in err
+    prefix, variables = as_user("nobody", Path(__file__))
+    (open_place / "session.tar").write_bytes(path.read_bytes())
+    (open_place / "session.tar").chmod(0o644)
+    audit = open_place / "state" / "audit"
+    audit.mkdir(parents=True)
+    if os.geteuid() == 0:
+        for directory in (audit, audit.parent):
+            os.chown(directory, pwd.getpwnam("nobody").pw_uid, -1)
+    audit.chmod(0o500)
+    done = subprocess.run(
+        [*prefix, "-B", "-m", "nono_trio", "audit", "import", open_place / "session.tar"],
+        env={"PATH": os.environ["PATH"], "NONO_TRIO_STATE_DIR": str(audit.parent), **variables},
+        cwd="/", capture_output=True, text=True, timeout=COMMAND_SECONDS,
+    )  # fmt: skip
+    text = f"the session can't be written to {audit}: Permission denied"
+    assert (done.returncode, text in done.stderr) == (4, True), done.stderr
+    assert f"hint: look at it: ls -ld {audit}\n" in done.stderr
+    audit.chmod(0o700)
+
+
+def test_what_an_import_left_that_was_killed_before_the_name_is_finished(run, root, tmp_path):
+    path, other = archived.archive_file(tmp_path, archived.sealed(root)), tmp_path / "other"
+    here = ["--audit-dir", other]
+    assert run("audit", "import", path, *here)[0] == 0
+    hidden = other / "audit" / f"{store.IMPORTING}{ID}.0123456789abcdef"
+    hidden.mkdir()
+    (other / "audit" / ID).rename(hidden / ID)
+    code, out, err = run("audit", "verify", ID, *here)
+    assert (code, "imported, and its import was not finished" in out) == (1, True), out
+    assert "hint: import its archive again, or in a minute: nono-trio audit recover " in err
+    os.utime(hidden, (0, 0))
+    assert run("audit", "recover", "--all", *here)[0] == 0
+    assert run("audit", "verify", ID, *here)[0] == 0
+
+
 def test_a_place_without_room_is_named_and_not_what_was_read(run, root, tmp_path, monkeypatch):
     path = archived.archive_file(tmp_path, archived.sealed(root))
 
@@ -154,7 +197,7 @@ def test_a_place_without_room_is_named_and_not_what_was_read(run, root, tmp_path
 
     monkeypatch.setattr(import_session, "import_archive", full)
     code, _, err = run("audit", "import", path, "--audit-dir", tmp_path / "other")
-    assert (code, f"can't be written to {tmp_path}/other" in err, "df -h" in err) == (1, True, True)
+    assert (code, f"can't be written to {tmp_path}/other" in err, "df -h" in err) == (4, True, True)
     with open("/dev/full", "wb") as output:
         done = subprocess.run(
             [sys.executable, "-m", "nono_trio", "audit", "export-session", ID, "-o", "-"],
