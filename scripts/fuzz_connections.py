@@ -122,10 +122,14 @@ class Pipe:
         """As `Transport.shutdown`."""
         return True
 
+    def finish(self) -> bool:
+        """As `Transport.finish`."""
+        return True
+
     def reset(self) -> None:
         """As `Transport.reset`."""
 
-    want_write = register = reset
+    want_write = register = cut = reset
 
     def close(self) -> None:
         """As `Transport.close`."""
