@@ -31,7 +31,7 @@ from nono_trio.posix.account import home_of
 from nono_trio.posix.disk_sync import sync_directory
 from nono_trio.posix.owner import as_owner_of_path
 from nono_trio.posix.process_info import boot_id, holds_lock, process_start_ticks
-from nono_trio.posix.safe_open import open_to_write, read_whole
+from nono_trio.posix.safe_open import open_temporary, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -183,7 +183,7 @@ def replace_file(directory: Path, name: str, data: bytes) -> None:
     with as_owner_of_path(directory):
         try:
             # not truncated: it may hold reserved space
-            with os.fdopen(open_to_write(temporary, os.O_WRONLY | os.O_CREAT), "wb") as file:
+            with os.fdopen(open_temporary(temporary), "wb") as file:
                 file.write(data)
                 file.flush()
                 file.truncate(len(data))

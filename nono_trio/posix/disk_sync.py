@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -28,13 +29,15 @@ def forget_cached(path: Path) -> None:
 
     After a failed sync the kernel keeps the bytes that it could not write, as if they were written.
     The first sync here may report that old failure; if the second fails too, the disk fails now.
-    Ignores what can't be opened, or is no file: that reader says so. Raises OSError.
+    Ignores a missing file, and what is no file: its reader says so. Raises OSError.
     """
-    with contextlib.ExitStack() as opened:
-        try:
-            file = opened.enter_context(open_regular(path))
-        except OSError:
-            return
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        return
+    with open_regular(path, follow=False) as file:
         with contextlib.suppress(OSError):
             sync_data(file.fileno())
         sync_data(file.fileno())

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import os
 import threading
 from typing import TYPE_CHECKING
 
 from nono_trio.posix import process_info
-from nono_trio.posix.safe_open import require_regular
+from nono_trio.posix.safe_open import open_to_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,25 +104,8 @@ def open_shared(path: Path, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return _opened_once_named(path, flags)
+        return open_to_write(path, flags)
     if os.geteuid() == _ROOT:  # this call made the file, so its name can't lead elsewhere
         owner = path.parent.stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
     return descriptor
-
-
-def _opened_once_named(path: Path, flags: int) -> int:
-    """Open an existing file; root refuses a hard link, which may be any user's file."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    try:
-        require_regular(descriptor, path)
-        _require_one_name(descriptor, path)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _require_one_name(descriptor: int, path: Path) -> None:
-    if os.geteuid() == _ROOT and os.fstat(descriptor).st_nlink > 1:
-        raise OSError(errno.EMLINK, "it has another name as well", str(path))

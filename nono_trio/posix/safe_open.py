@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
+# What opening something else than a file, or as root one with another name, says.
+_NO_FILE_OF_OURS = (errno.EINVAL, errno.ELOOP, errno.EMLINK, errno.ENXIO)
+
 
 class NeverWaiting(io.FileIO):
     """A file whose reads raise OSError where others return None: nothing is there to read yet.
@@ -58,6 +61,22 @@ def open_to_write(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def open_temporary(path: Path) -> int:
+    """Open the file that a rename will put into the place of another, as `open_to_write`.
+
+    Anything else in its place is removed first, so that nothing keeps a session from its seal: a
+    pipe, or a second name that a backup gave it. Raises OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT
+    try:
+        return open_to_write(path, flags)
+    except OSError as error:
+        if error.errno not in _NO_FILE_OF_OURS:
+            raise
+    path.unlink()
+    return open_to_write(path, flags | os.O_EXCL)
 
 
 def read_whole(path: Path, limit: int) -> bytes:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.audit import store
 from nono_trio.audit.recovery.acting_owner import as_verifying_owner
-from nono_trio.audit.recovery.forget import not_removed, open_log
+from nono_trio.audit.recovery.forget import not_removed
 from nono_trio.audit.recovery.unfinished_import import finish_import
-from nono_trio.audit.write.session_files import lock
+from nono_trio.audit.write.session_files import lock, open_to_lock
 from nono_trio.errors import NonoTrioError
 from nono_trio.posix.remove_tree import open_directory, remove_tree
 
@@ -86,7 +86,7 @@ def _remove(directory: Path) -> bool:
 def _log(directory: Path, opened: contextlib.ExitStack) -> int | None:
     """Open the log whose lock says that a command is at work; None if there is none to lock."""
     try:
-        descriptor = open_log(directory)
+        descriptor = open_to_lock(directory / store.LOG)
     except OSError:
         return None
     opened.callback(os.close, descriptor)

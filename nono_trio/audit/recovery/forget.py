@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from nono_trio.audit import ledger, store
 from nono_trio.audit.recovery.acting_owner import as_verifying_owner
 from nono_trio.audit.write import ledger_append
-from nono_trio.audit.write.session_files import lock
+from nono_trio.audit.write.session_files import lock, open_to_lock
 from nono_trio.core.log.ledger_record import IMPORTED_PREFIX, REMOVED_PREFIX, sound_record
 from nono_trio.core.log.session_json import session_digest
 from nono_trio.errors import LogUnreadable, NonoTrioError, path_hint
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNKNOWN_DIGEST = "0" * 64  # of a session that was never sealed and has no session.json
-# What opening a link, a directory, a socket or a device without a driver says: none is a log.
-_NO_LOG: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
-_NOT_TO_WRITE: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What opening a link, a directory, a pipe, a socket or a device says: none is a log.
+_NO_LOG: Final = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENODEV)
 
 
 class SessionInUse(NonoTrioError):
@@ -60,14 +59,14 @@ def forget(audit_root: Path, session_id: str, before: Callable[[Path], None] | N
         if before is not None and os.path.lexists(directory):
             before(directory)
         if os.path.lexists(hidden):  # left by an earlier removal
-            remove_hidden(hidden)
+            _remove(hidden)
         with ledger_append.to_append(audit_root):
             is_there = os.path.lexists(directory)
             _say_removed(audit_root, session_id, is_there=is_there)
             if is_there:
                 _rename(directory, hidden)
         if is_there:
-            remove_hidden(hidden)
+            _remove(hidden)
             sync_directory(audit_root)
     return is_there
 
@@ -81,7 +80,7 @@ def _rename(directory: Path, hidden: Path) -> None:
         raise not_removed(directory, error) from error
 
 
-def remove_hidden(hidden: Path) -> None:
+def _remove(hidden: Path) -> None:
     """Remove a directory, or what is in its place; raises NonoTrioError.
 
     Links in it are removed, and never followed.
@@ -184,7 +183,7 @@ def _require_ours(directory: Path) -> None:
 def _hold(directory: Path) -> int | None:
     """Return the descriptor that holds the session's lock; None if there is no log to lock."""
     try:
-        descriptor = open_log(directory)
+        descriptor = open_to_lock(directory / store.LOG)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -197,17 +196,6 @@ def _hold(directory: Path) -> int | None:
         os.close(descriptor)
         raise _in_use(directory) from None
     return descriptor
-
-
-def open_log(directory: Path) -> int:
-    """Open a session's log to lock it; raises OSError."""
-    log, flags = directory / store.LOG, os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        return os.open(log, os.O_RDWR | flags)  # NFS locks only what may be written
-    except OSError as error:
-        if error.errno not in _NOT_TO_WRITE:
-            raise
-        return os.open(log, os.O_RDONLY | flags)
 
 
 def _unknown(directory: Path, error: OSError) -> NonoTrioError:

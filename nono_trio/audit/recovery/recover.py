@@ -39,7 +39,7 @@ from nono_trio.audit.write.seal import (
     summary_of,
     write_summary,
 )
-from nono_trio.audit.write.session_files import append_checkpoint, lock
+from nono_trio.audit.write.session_files import append_checkpoint, lock, open_to_lock
 from nono_trio.core.log.events import LOST_EXIT_CODE, SessionEnded, SessionStarted, encode_payload
 from nono_trio.core.log.notices import (
     NOT_RECORDED,
@@ -153,7 +153,7 @@ def _held(directory: Path) -> Iterator[None]:
     """Hold the session's lock; raises BlockingIOError if a writer or a recovery has it."""
     log = directory / store.LOG
     try:
-        descriptor = _opened(log)
+        descriptor = open_to_lock(log)
     except OSError as error:
         raise LogUnreadable(
             f"{log} can't be opened: {error.strerror or error}", hint=path_hint(log, error)
@@ -165,15 +165,6 @@ def _held(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _opened(log: Path) -> int:
-    """Open the log for its lock. One that can't be written is read all the same: it may be sealed
-    or tampered with, and the first write to a crashed one says why it stays so."""
-    with contextlib.suppress(OSError):  # a lock in a network's file system needs the right to write
-        return open_to_write(log, os.O_RDWR)
-    with open_regular(log, follow=False) as file:
-        return os.dup(file.fileno())
 
 
 def _recover_held(

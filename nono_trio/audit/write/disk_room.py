@@ -14,7 +14,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from nono_trio.posix.safe_open import open_to_write
+from nono_trio.posix.safe_open import open_temporary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ def hold_file(path: Path, size: int) -> None:
 
     Raises OSError.
     """
-    descriptor = open_to_write(path, os.O_WRONLY | os.O_CREAT)
+    descriptor = open_temporary(path)
     try:
         require_floor(descriptor)
         hold(descriptor, size)

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from nono_trio.audit.write.disk_room import CHUNK, hold_file
 from nono_trio.core.log.session_json import MAX_NETWORK_EVENTS, Checkpoint, encode_checkpoint
 from nono_trio.posix.clock import rfc3339
 from nono_trio.posix.owner import as_owner_of_path
+from nono_trio.posix.safe_open import open_regular, open_to_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,6 +205,17 @@ def append_checkpoint(
     file.append(encode_checkpoint(checkpoint), last=checkpoint.final)
     file.sync()
     return checkpoint
+
+
+def open_to_lock(log: Path) -> int:
+    """Open a log for its lock; raises OSError, also for anything but a file.
+
+    One that can't be written is opened for reading: another process may have its lock all the same.
+    """
+    with contextlib.suppress(OSError):  # a lock in a network's file system needs the right to write
+        return open_to_write(log, os.O_RDWR)
+    with open_regular(log, follow=False) as file:
+        return os.dup(file.fileno())
 
 
 def lock(descriptor: int) -> None:

@@ -346,7 +346,7 @@ class Relay:
         if not (self.up.done and self.down.done):
             self._is_end_out = self._is_end_out or first.sink.shutdown()
             return False
-        # The closes are ends too. The first sink has both only if its shutdown had to wait.
+        # The closes end both directions; what does not fit of an end must go out before them.
         return first.sink.finish() and first.source.finish()
 
     def _ended_by(self) -> ClosedBy | None:

@@ -194,6 +194,7 @@ class TlsTransport:
         """As `Transport.send_last`; close_notify goes with it."""
         if self._is_open and not self._encrypted:
             self._encrypt(memoryview(data))
+            self._has_shut = True
             self._close_notify()
             self._send_rest()
 
@@ -231,8 +232,10 @@ class TlsTransport:
         if self._is_open and not self._is_cut:
             self._is_cut = True
             with suppress(OSError):
-                self._close_notify()
-                self._send_rest()
+                if not self._has_shut:
+                    self._close_notify()
+                if self.unsent:
+                    self._send_rest()
         self._below.close()
 
     def _peek(self) -> bytes | None:

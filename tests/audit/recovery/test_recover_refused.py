@@ -146,22 +146,13 @@ def test_a_pipe_in_the_place_of_a_new_file_holds_up_nothing(root, name):
     directory = made.unsealed(root)
     os.mkfifo(directory / name)
     command = [NONO_TRIO, "audit", "recover", ID, "--audit-dir", str(root.parent)]
-    for code, text in ((4, f"failed      {ID}  {directory / name}: "), (0, "recovered")):
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
-        )
-        assert (done.returncode, text in done.stdout) == (code, True), done.stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=RUN_SECONDS)
+    assert (done.returncode, "recovered" in done.stdout) == (0, True), done.stdout
     require_recovered(directory, plain)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user: only root refuses hard links")
-@pytest.mark.parametrize(
-    "name",
-    [
-        store.LOG, store.CHECKPOINTS, store.LOG + store.TORN, store.NEW_SESSION,
-        store.new_name(store.SUMMARY),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", [store.LOG, store.CHECKPOINTS, store.LOG + store.TORN])
 def test_root_writes_to_no_file_that_has_another_name(root, name):
     directory = torn(root)
     place, outside = directory / name, root.parent / "outside"
@@ -173,6 +164,18 @@ def test_root_writes_to_no_file_that_has_another_name(root, name):
     assert (answer.outcome, answer.exit_code) == ("failed", 4)
     assert answer.reason == f"{place}: it has another name as well"
     assert outside.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user: only root refuses hard links")
+@pytest.mark.parametrize("name", [store.NEW_SESSION, store.new_name(store.SUMMARY)])
+def test_another_name_of_a_new_file_keeps_no_session_from_its_seal(root, name):
+    """A backup may have given it one."""
+    directory = torn(root)
+    outside = root.parent / "outside"
+    outside.write_bytes(b"another file")
+    os.link(outside, directory / name)
+    assert recover(directory).outcome == "recovered"
+    assert outside.read_bytes() == b"another file"
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,15 @@ def test_nothing_is_held_below_the_floor(tmp_path: Path) -> None:
     file.close()
 
 
+def test_room_is_held_anew_for_a_file_that_a_backup_gave_another_name(holding: Path) -> None:
+    """Root writes to no file with two names, and its session goes on."""
+    new = holding / "new"
+    hold_file(new, CHUNK)
+    os.link(new, holding / "backup")
+    hold_file(new, 2 * CHUNK)
+    assert blocks(new) >= 2 * CHUNK
+
+
 def test_the_floor_is_small_on_a_small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def disk(size: int, left: int) -> None:
         answer = os.statvfs_result((4096, 4096, size // 4096, left // 4096, left // 4096, *[0] * 5))

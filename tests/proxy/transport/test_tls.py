@@ -234,18 +234,25 @@ class Full(TcpTransport):
         return 0
 
 
+@asynccontextmanager
+async def relaying(contexts, version, transport=TcpTransport):
+    """Ends of TLS after their handshake, a client without TLS, and the relay between them."""
+    async with ends(contexts, version, transport=transport) as two:
+        await two.shake_hands()
+        two.read_peer()
+        near, client = tcp_pair()
+        source = TcpTransport(near, "client", two.waker, Readiness())
+        with near, client:
+            yield two, client, Relay(source, two.ours, RelayBuffer())
+
+
 @versions
 async def test_a_relays_end_that_does_not_fit_goes_out_when_the_socket_takes_bytes(
     contexts, version, monkeypatch
 ):
     """The other direction has nothing to move meanwhile."""
     monkeypatch.setattr(Full, "is_open", True)
-    async with ends(contexts, version, transport=Full) as two:
-        await two.shake_hands()
-        two.read_peer()
-        near, client = tcp_pair()
-        source = TcpTransport(near, "client", two.waker, Readiness())
-        relay = Relay(source, two.ours, RelayBuffer())
+    async with relaying(contexts, version, transport=Full) as (two, client, relay):
 
         async def rest(move: Callable[[], bool]) -> None:
             assert relay.up.done
@@ -262,7 +269,7 @@ async def test_a_relays_end_that_does_not_fit_goes_out_when_the_socket_takes_byt
                 await trio.sleep(0.001)
 
         monkeypatch.setattr(Full, "is_open", False)
-        with near, client, trio.fail_after(BOUND):
+        with trio.fail_after(BOUND):
             client.shutdown(socket.SHUT_WR)
             await relay.run(rest)
         assert relay.closed_by == "client"
@@ -273,11 +280,7 @@ async def test_the_second_end_that_does_not_fit_goes_out_before_the_close(
     contexts, version, monkeypatch
 ):
     monkeypatch.setattr(Full, "is_open", True)
-    async with ends(contexts, version, transport=Full) as two:
-        await two.shake_hands()
-        two.read_peer()
-        near, client = tcp_pair()
-        relay = Relay(TcpTransport(near, "client", two.waker, Readiness()), two.ours, RelayBuffer())
+    async with relaying(contexts, version, transport=Full) as (two, client, relay):
         rested = False
 
         async def rest(move: Callable[[], bool]) -> None:
@@ -296,7 +299,7 @@ async def test_the_second_end_that_does_not_fit_goes_out_before_the_close(
         two.wire.sendall(two.outgoing.read())
         await until(lambda: two.ours.readable)
         monkeypatch.setattr(Full, "is_open", False)
-        with near, client, trio.fail_after(BOUND):
+        with trio.fail_after(BOUND):
             client.shutdown(socket.SHUT_WR)
             await relay.run(rest)
         assert rested
@@ -308,11 +311,7 @@ async def test_the_second_end_that_does_not_fit_goes_out_before_the_close(
 @versions
 @pytest.mark.parametrize("is_cut", [True, False])
 async def test_what_was_cut_off_is_cut_off_for_the_other_side(contexts, version, is_cut):
-    async with ends(contexts, version) as two:
-        await two.shake_hands()
-        two.read_peer()
-        near, client = tcp_pair()
-        relay = Relay(TcpTransport(near, "client", two.waker, Readiness()), two.ours, RelayBuffer())
+    async with relaying(contexts, version) as (two, client, relay):
 
         async def rest(move: Callable[[], bool]) -> None:
             while move():
@@ -329,7 +328,7 @@ async def test_what_was_cut_off_is_cut_off_for_the_other_side(contexts, version,
             client.close()
         else:
             client.shutdown(socket.SHUT_WR)
-        with near, client, trio.fail_after(BOUND):
+        with trio.fail_after(BOUND):
             await relay.run(rest)
         relay.release()
         two.ours.close()
