@@ -295,16 +295,26 @@ def is_alive(directory: Path, metadata: SessionMetadata | SessionSummary) -> boo
     return _runs(directory, facts.supervisor_pid, facts.supervisor_start_ticks, facts.boot_id)
 
 
+def has_supervisor(summary: SessionSummary) -> bool:
+    """As `is_alive`, for a session without a log that could be locked."""
+    facts = summary.facts
+    pid = facts.supervisor_pid
+    return isinstance(pid, int) and _exists(pid, facts.supervisor_start_ticks, facts.boot_id)
+
+
 def is_supervised(directory: Path, process: SupervisorProcess) -> bool:
     """Return True if this process still runs and holds the session's log; as `is_alive`."""
     return _runs(directory, process.pid, process.start_ticks, process.boot_id)
 
 
 def _runs(directory: Path, pid: int, start_ticks: object, boot: object) -> bool:
-    ticks = process_start_ticks(pid)  # first: most sessions have no process any more
-    if ticks is None or ticks != start_ticks or boot != boot_id():
-        return False
-    return holds_lock(pid, directory / LOG, unknown=True)
+    # The process first: most sessions have none any more.
+    return _exists(pid, start_ticks, boot) and holds_lock(pid, directory / LOG, unknown=True)
+
+
+def _exists(pid: int, start_ticks: object, boot: object) -> bool:
+    ticks = process_start_ticks(pid)
+    return ticks is not None and ticks == start_ticks and boot == boot_id()
 
 
 def _directories(audit_root: Path) -> list[Path]:

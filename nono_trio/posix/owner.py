@@ -16,7 +16,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import pwd
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from nono_trio.posix import process_info
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ROOT = 0
+_NO_GROUP = 65534  # the kernel's overflow group, which owns nothing
 _thread = threading.local()  # `acts`: this thread has another identity towards file systems
 
 
@@ -44,8 +47,8 @@ def as_owner(path: Path) -> Iterator[None]:
     codecs.lookup("ascii")  # loads a module that the owner may not be allowed to read later
     group, groups = os.getegid(), os.getgroups()
     os.setgroups([])
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
+    os.setegid(_group_of(owner))
+    os.seteuid(owner)
     try:
         yield
     finally:
@@ -68,15 +71,25 @@ def as_owner_of_path(path: Path) -> Iterator[None]:
     groups = os.getgroups()
     _thread.acts = True
     try:
-        process_info.set_file_identity(owner.st_uid, owner.st_gid, [])
+        process_info.set_file_identity(owner, _group_of(owner), [])
         yield
     finally:
         process_info.set_file_identity(_ROOT, os.getegid(), groups)
         _thread.acts = False
 
 
-def foreign_owner(path: Path) -> os.stat_result | None:
-    """Return the status of the first directory on the way that an ordinary user owns.
+@lru_cache  # in a session the first call comes before its command
+def _group_of(user: int) -> int:
+    """Return the group of a user's account. A directory's own group is no proof that its owner is
+    in it: it is root's if root made the directory. A user without an account gets nobody's."""
+    try:
+        return pwd.getpwuid(user).pw_gid
+    except KeyError:
+        return _NO_GROUP
+
+
+def foreign_owner(path: Path) -> int | None:
+    """Return the first ordinary user who owns a directory on the way.
 
     None if there is none, or we are not root. Both the written and the resolved path count.
     """
@@ -90,7 +103,7 @@ def foreign_owner(path: Path) -> os.stat_result | None:
             except OSError:
                 break
             if found.st_uid != _ROOT and process_info.is_mapped(found.st_uid):
-                return found
+                return found.st_uid
     return None
 
 

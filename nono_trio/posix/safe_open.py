@@ -66,8 +66,8 @@ def open_to_write(path: Path, flags: int) -> int:
 def open_temporary(path: Path) -> int:
     """Open the file that a rename will put into the place of another, as `open_to_write`.
 
-    Anything else in its place is removed first, so that nothing keeps a session from its seal: a
-    pipe, or a second name that a backup gave it. Raises OSError.
+    A pipe, link or device in its place, or a file that a backup gave a second name, is removed
+    first: it must not keep a session from its seal. Raises OSError, also for a directory.
     """
     flags = os.O_WRONLY | os.O_CREAT
     try:

@@ -150,6 +150,25 @@ def test_root_forgets_no_tree_of_its_own_that_a_user_renamed(root, name):
     assert name == store.REMOVING + ID or ID not in ledger.verify(root).removed
 
 
+def test_roots_group_is_not_the_users_because_a_directory_has_it(root, session):
+    """As root leaves it that makes a directory and gives it to a user."""
+    os.chown(root, USER, 0)
+    log, precious = session / store.LOG, session / (store.LOG + store.TORN)
+    precious.unlink(missing_ok=True)
+    precious.write_text("root's")
+    precious.chmod(0o664)
+    hidden = root / (store.REMOVING + "b" * 16)
+    (hidden / "precious").mkdir(parents=True)
+    hidden.chmod(0o775)
+    os.utime(hidden, (0, 0))
+    log.write_bytes(log.read_bytes() + b"what the user wants to be there")
+    os.chown(log, USER, USER)
+    assert recover(session).outcome == "failed"
+    assert precious.read_text() == "root's"
+    assert remove_abandoned(root).removed == 0
+    assert (hidden / "precious").exists()
+
+
 def test_root_recovers_no_session_directory_of_its_own_that_a_user_renamed(root, session):
     for path in (session, *session.iterdir()):
         os.chown(path, 0, 0)

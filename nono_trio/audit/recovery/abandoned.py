@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nono_trio.audit import store
 from nono_trio.audit.recovery.acting_owner import as_verifying_owner
-from nono_trio.audit.recovery.forget import not_removed
+from nono_trio.audit.recovery.forget import SessionInUse, hold_log, not_removed
 from nono_trio.audit.recovery.unfinished_import import finish_import
-from nono_trio.audit.write.session_files import lock, open_to_lock
+from nono_trio.audit.write.session_files import lock
 from nono_trio.errors import NonoTrioError
 from nono_trio.posix.remove_tree import open_directory, remove_tree
 
@@ -66,28 +66,22 @@ def _remove(directory: Path) -> bool:
         if is_old:
             directory.unlink()
         return is_old
+    is_removal = directory.name.startswith(store.REMOVING)
+    if not is_old and not is_removal:  # before any lock: a start may be about to take it
+        return False
     with contextlib.ExitStack() as opened:
         top = open_directory(str(directory))
         opened.callback(os.close, top)
-        held = top if directory.name.startswith(store.IMPORTING) else _log(directory, opened)
-        if not is_old and (held is None or not directory.name.startswith(store.REMOVING)):
-            return False
-        if held is not None:
-            try:
-                lock(held)
-            except BlockingIOError:
+        is_import = directory.name.startswith(store.IMPORTING)
+        try:
+            if is_import:
+                lock(top)
+                finish_import(directory)
+            elif (held := hold_log(directory)) is not None:
+                opened.callback(os.close, held)
+            elif not is_old:
                 return False
-        if directory.name.startswith(store.IMPORTING):
-            finish_import(directory)
+        except (BlockingIOError, SessionInUse):
+            return False
         remove_tree(directory)
     return True
-
-
-def _log(directory: Path, opened: contextlib.ExitStack) -> int | None:
-    """Open the log whose lock says that a command is at work; None if there is none to lock."""
-    try:
-        descriptor = open_to_lock(directory / store.LOG)
-    except OSError:
-        return None
-    opened.callback(os.close, descriptor)
-    return descriptor

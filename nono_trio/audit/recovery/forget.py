@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNKNOWN_DIGEST = "0" * 64  # of a session that was never sealed and has no session.json
-# What opening a link, a directory, a pipe, a socket or a device says: none is a log.
-_NO_LOG: Final = (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENODEV)
+# What opening nothing, a link, a directory, a pipe, a socket or a device says: none is a log.
+_NO_LOG: Final = (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ENODEV)
 
 
 class SessionInUse(NonoTrioError):
@@ -160,7 +160,7 @@ def _held(directory: Path) -> Iterator[None]:
         stack.enter_context(as_verifying_owner(directory.parent))
         with contextlib.suppress(FileNotFoundError):
             _require_ours(directory)
-            held = _hold(directory)
+            held = hold_log(directory)
             if held is not None:
                 stack.callback(os.close, held)
         yield
@@ -180,16 +180,20 @@ def _require_ours(directory: Path) -> None:
         )
 
 
-def _hold(directory: Path) -> int | None:
-    """Return the descriptor that holds the session's lock; None if there is no log to lock."""
+def hold_log(directory: Path) -> int | None:
+    """Return the descriptor that holds a session's lock; None if there is no log to lock.
+
+    Raises SessionInUse, and NonoTrioError for a log that can't be opened.
+    """
     try:
         descriptor = open_to_lock(directory / store.LOG)
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        if error.errno in _NO_LOG:
-            return None
-        raise _unknown(directory, error) from error
+        if error.errno not in _NO_LOG:
+            raise _unknown(directory, error) from error
+        summary = store.read_summary(directory)
+        if summary is not None and not store.is_sealed(summary) and store.has_supervisor(summary):
+            raise _in_use(directory) from error
+        return None
     try:
         lock(descriptor)
     except BlockingIOError:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -246,7 +247,12 @@ class _Sealing:
         return file
 
     def _torn_bytes(self) -> int:
-        return size_of(self._directory / (store.LOG + store.TORN))
+        """Return the size of the torn end that was kept; a link or directory there is none."""
+        try:
+            found = (self._directory / (store.LOG + store.TORN)).lstat()
+        except FileNotFoundError:
+            return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def _end(self, log: ChainedLog) -> tuple[SealSummary, SessionEnded]:
         """Write the summary and the missing records; if the log has its end, it is kept."""

@@ -187,7 +187,7 @@ class HomeRoot:
         for name in names_in(self.descriptor, _MOST_ENTRIES):
             if not name.startswith((_NEW, _GONE)):
                 continue
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, UsageError):  # another user's is left to it
                 with entered(name, self.descriptor) as directory:
                     _require_own(directory, name)
                     age = time.time() - os.fstat(directory).st_mtime

@@ -226,6 +226,20 @@ def test_a_running_session_with_changed_modes_is_not_forgotten(users, closed, mo
     assert forget(users, session.name)
 
 
+@pytest.mark.parametrize("kind", ["gone", "link"])
+def test_a_running_session_whose_log_was_renamed_is_not_forgotten(root, kind):
+    """There is no log to lock, but its supervisor is there."""
+    session = made.running(root)
+    log = session / store.LOG
+    log.rename(session / "kept")
+    if kind == "link":
+        log.symlink_to("kept")
+    with pytest.raises(SessionInUse, match="is running"):
+        forget(root, session.name)
+    assert cleaned(root, keep=0).get(session.name) != "removed"
+    assert (session / "kept").exists()
+
+
 @pytest.mark.parametrize("kind", ["directory", "pipe", "link", "socket"])
 def test_a_session_with_something_else_as_its_log_is_forgotten(root, tmp_path, monkeypatch, kind):
     log = made.build(root, SESSIONS[0]) / store.LOG
@@ -290,6 +304,17 @@ def test_what_a_mode_locks_out_is_removed(users):
     assert abandoned.remove_abandoned(users) == (1, [])
     assert forget(users, second.name)
     assert not [one for one in users.iterdir() if one.is_dir()]
+
+
+def test_an_old_start_whose_log_can_not_be_opened_may_be_at_work(users):
+    start = users / f"{store.STARTING}{SESSIONS[0]}"
+    start.mkdir(mode=0o700)
+    (start / store.LOG).touch(mode=0o000)
+    given(users)
+    os.utime(start, (0, 0))
+    removed, (error,) = abandoned.remove_abandoned(users)
+    assert (removed, start.exists()) == (0, True)
+    assert f"chmod u+rw {start / store.LOG}" == error.hint
 
 
 @pytest.mark.parametrize("is_link", [False, True])

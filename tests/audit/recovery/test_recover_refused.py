@@ -151,6 +151,16 @@ def test_a_pipe_in_the_place_of_a_new_file_holds_up_nothing(root, name):
     require_recovered(directory, plain)
 
 
+@pytest.mark.parametrize("kind", ["link", "directory"])
+def test_what_is_no_torn_record_is_not_counted_as_one(root, kind):
+    directory = made.unsealed(root)
+    place = directory / (store.LOG + store.TORN)
+    place.symlink_to(sys.executable) if kind == "link" else place.mkdir()
+    answer = recover(directory)
+    assert (answer.outcome, answer.torn_bytes) == ("recovered", 0)
+    assert verify(directory).verdict == "verified"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user: only root refuses hard links")
 @pytest.mark.parametrize("name", [store.LOG, store.CHECKPOINTS, store.LOG + store.TORN])
 def test_root_writes_to_no_file_that_has_another_name(root, name):

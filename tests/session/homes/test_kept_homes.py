@@ -584,3 +584,13 @@ def test_remove_says_what_there_is(sessions, work):
     done = sessions.call("home", "remove", "h.landlock", "--json")
     assert json.loads(done.stdout) == {"schema": 1, "removed": "h.landlock"}
     assert homes(sessions) == ["h.namespace"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_what_another_user_left_keeps_nobody_from_a_home(sessions, work):
+    root = sessions.home / ".local/share/nono-trio/homes"
+    (root / ".gone-x").mkdir(parents=True, mode=0o700)
+    os.chown(root / ".gone-x", 65534, 65534)
+    assert shell(sessions, work, ["--home", "kept=h"], "true").returncode == 0
+    assert sessions.call("home", "remove", "h").returncode == 0
+    assert [path.name for path in root.iterdir()] == [".gone-x"]
